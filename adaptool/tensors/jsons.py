@@ -1,0 +1,40 @@
+"""JSON from a stranger: one strict parser for configs, headers and indexes.
+
+The standard parser keeps the last of two equal keys, accepts NaN and recurses without bound;
+each of those has been used to make two tools read one file differently.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from adaptool.errors import FormatError
+
+
+def parse_json(data: bytes, where: str, *, what: str = "file") -> Any:
+    """Parse UTF-8 JSON; duplicate keys, NaN/Infinity, a BOM and deep nesting raise FormatError naming ``where``."""
+    if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise FormatError(f"{where}: the {what} starts with a byte order mark", hint="save it as UTF-8 without a BOM")
+
+    def refuse(word: str) -> NoReturn:
+        raise FormatError(f"{where}: the {what} holds {word}, which JSON does not have")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise FormatError(f"{where}: the {what} has the key {twice!r} twice")
+        return result
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{where}: the {what} is not UTF-8 (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{where}: the {what} is not JSON: {error.msg} (line {error.lineno})") from None
+    except RecursionError:
+        raise FormatError(f"{where}: the {what} is nested absurdly deep") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise FormatError(f"{where}: the {what} cannot be read: {error}") from None

@@ -1,0 +1,209 @@
+"""safetensors: one file, or a sharded folder with an index, as a Store.
+
+The header is read and checked whole before a tensor is; bytes come through ``pread`` into buffers
+the caller reuses, never through ``mmap`` (whose pages count as this process's memory).
+
+Format: https://huggingface.co/docs/safetensors: u64 header length, JSON header, then the bytes of all
+tensors, without holes or overlaps.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from adaptool.errors import FormatError, NotFoundError
+from adaptool.tensors.dtypes import DTYPES, Array
+from adaptool.tensors.files import FileHandle, open_file
+from adaptool.tensors.jsons import parse_json
+from adaptool.tensors.store import Extent, Joined, Selected, Store, TensorInfo
+
+HEADER_LIMIT = 100_000_000
+"""Bytes: the cap of the reference implementation."""
+
+INDEX_NAME = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class SafetensorsFile(Store):
+    """The tensors of one ``.safetensors`` file."""
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+    offsets: Mapping[str, int]
+    meta: Mapping[str, str]
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return self.tensors
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.meta
+
+    @cached_property
+    def _file(self) -> FileHandle:
+        return open_file(self.path)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if key != "_file"}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        info, start, stop = self.span(name, start, stop)
+        if info.dtype.bits < 8:
+            return self._read_packed(info, start, stop, out)
+        if out is None:
+            out = np.empty((stop - start, info.columns), info.dtype.storage)
+        self._file.read_into(out, self.offsets[name] + start * info.row_nbytes)
+        return out
+
+    def _read_packed(self, info: TensorInfo, start: int, stop: int, out: Array | None) -> Array:
+        """Rows of a type narrower than a byte, as bytes: only where a row ends on one."""
+        if info.columns * info.dtype.bits % 8:
+            raise FormatError(f"{self.path}: rows of {info.name!r} ({info.dtype}) do not end on a byte")
+        if out is None:
+            out = np.empty((stop - start, info.row_nbytes), np.uint8)
+        self._file.read_into(out, self.offsets[info.name] + start * info.row_nbytes)
+        return out
+
+    def extent(self, name: str) -> Extent | None:
+        info = self[name]
+        return Extent(self.path, self.offsets[name], info.nbytes)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+def open_safetensors(path: Path) -> SafetensorsFile:
+    """Read and check the header of a ``.safetensors`` file; no tensor is read.
+
+    Raises FormatError for every layout the format forbids: a header past the end or the cap,
+    duplicate keys, unknown types, shape and byte range that disagree, holes, overlaps, trailing bytes.
+    """
+    handle = open_file(path)
+    try:
+        header = _read_header(path, handle)
+        return _checked(path, header, handle.size)
+    finally:
+        handle.close()
+
+
+def _read_header(path: Path, handle: FileHandle) -> tuple[int, bytes]:
+    prefix = handle.read(0, min(8, handle.size))
+    if prefix.startswith(b"version "):
+        raise FormatError(f"{path}: a Git LFS pointer, not the weights", hint="fetch them with: git lfs pull")
+    if len(prefix) < 8:
+        raise FormatError(
+            f"{path}: {handle.size} bytes, too short to be safetensors",
+            hint="an empty save is typical of training under ZeRO-3 without gathering the weights: save again",
+        )
+    (length,) = struct.unpack("<Q", prefix)
+    if prefix[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+        raise FormatError(f"{path}: a PyTorch pickle, whatever its name says", hint="rename it to end in .bin")
+    if length > HEADER_LIMIT or length + 8 > handle.size:
+        raise FormatError(
+            f"{path}: the header claims {length} bytes and the file has {handle.size}",
+            hint="the file is truncated or is not safetensors: fetch it again",
+        )
+    return length, handle.read(8, length)
+
+
+def _checked(path: Path, header: tuple[int, bytes], file_size: int) -> SafetensorsFile:
+    length, text = header
+    if not text.startswith(b"{"):
+        raise FormatError(f"{path}: the header is not a JSON object")
+    entries = parse_json(text, str(path), what="safetensors header")
+    if not isinstance(entries, dict):
+        raise FormatError(f"{path}: the header is not a JSON object")
+    metadata = entries.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise FormatError(f"{path}: __metadata__ must map strings to strings")
+    ranges = {name: _entry(path, name, entry) for name, entry in entries.items()}
+    ordered = sorted(ranges, key=lambda name: (ranges[name][1], ranges[name][2]))
+    _check_tiling(path, [(name, *ranges[name][1:]) for name in ordered], file_size - 8 - length)
+    return SafetensorsFile(
+        path,
+        {name: ranges[name][0] for name in ordered},
+        {name: 8 + length + ranges[name][1] for name in ordered},
+        metadata,
+    )
+
+
+def _entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]:
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise FormatError(f"{path}: the entry of {name!r} must hold dtype, shape and data_offsets")
+    kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(kind, str) or kind not in DTYPES:
+        raise FormatError(f"{path}: {name!r} has the unknown type {kind!r}")
+    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+        raise FormatError(f"{path}: {name!r} has an impossible shape or offsets: {shape}, {offsets}")
+    info = TensorInfo(name, DTYPES[kind], tuple(shape))
+    start, stop = offsets
+    if info.size * info.dtype.bits % 8 or stop - start != info.nbytes:
+        raise FormatError(f"{path}: {name!r} is {info.dtype} {list(shape)} = {info.nbytes} bytes, its range {stop - start}")
+    return info, start, stop
+
+
+def _naturals(values: object) -> bool:
+    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
+
+
+def _check_tiling(path: Path, ranges: list[tuple[str, int, int]], data_size: int) -> None:
+    """Tensors must cover the data exactly: a hole or an overlap is where something else hides."""
+    edges = [("the header", 0, 0), *ranges, ("the end of the file", data_size, data_size)]
+    for (before, _, stop), (name, start, _) in pairwise(edges):
+        if start > stop:
+            where = "trailing" if name == "the end of the file" else "unused"
+            raise FormatError(f"{path}: {start - stop} {where} bytes between {before!r} and {name!r}")
+        if start < stop:
+            detail = "is cut off" if name == "the end of the file" else f"overlaps {name!r}"
+            raise FormatError(f"{path}: {before!r} {detail}", hint="the file is truncated or damaged: fetch it again")
+
+
+def open_sharded(index_path: Path) -> Store:
+    """A sharded checkpoint by its index: every listed tensor, in the index's order of files.
+
+    Raises FormatError where the index and the shards disagree.
+    """
+    index = parse_json(open_file(index_path).read_all(HEADER_LIMIT), str(index_path), what="index")
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise FormatError(f"{index_path}: no weight_map from tensor to file")
+    shards: dict[str, Store] = {}
+    for file_name in sorted(set(weight_map.values())):
+        if os.path.basename(file_name) != file_name or file_name in (".", ".."):
+            raise FormatError(f"{index_path}: the shard {file_name!r} is not a file beside it")
+        try:
+            shards[file_name] = open_safetensors(index_path.parent / file_name)
+        except NotFoundError as error:
+            raise NotFoundError(f"{index_path} names {file_name}, which is not there", hint="download it") from error
+    _check_index(index_path, weight_map, shards)
+    chosen = [
+        Selected(shard, {name: name for name in shard if weight_map.get(name) == file_name})
+        for file_name, shard in shards.items()
+    ]
+    return Joined(tuple(chosen), str(index_path.parent))
+
+
+def _check_index(index_path: Path, weight_map: Mapping[str, str], shards: Mapping[str, Store]) -> None:
+    for name, file_name in weight_map.items():
+        if name not in shards[file_name]:
+            raise FormatError(f"{index_path}: {name!r} should be in {file_name} and is not")
+    for file_name, shard in shards.items():
+        for name in shard:
+            if name not in weight_map:
+                raise FormatError(f"{index_path}: {file_name} holds {name!r}, which the index does not list")
+
+
+def shard_of(store: Store, name: str) -> str | None:
+    """The file a tensor lies in, by its base name: what the default sharding of an output keeps."""
+    extent = store.extent(name)
+    return extent.path.name if extent else None
+

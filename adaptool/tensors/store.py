@@ -1,0 +1,271 @@
+"""Store: named tensors whose shapes are known before a byte is read, handed out by rows.
+
+A checkpoint is a Store, and so is every view of one (renamed, cast, merged). A Store is a small
+picklable description; bytes move only when a writer asks it for rows.
+
+Rows follow the last axis: a tensor of shape (…, n) is a matrix of ``rows`` × ``columns`` with
+``columns`` = n. That is the unit quantisers work in, and it lets an expert tensor of gigabytes be
+read a little at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from adaptool.errors import MismatchError, NotFoundError
+from adaptool.tensors.dtypes import Array, DType, Floats, narrow, widen
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What is known of a tensor before it is read."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def columns(self) -> int:
+        """Elements in a row: the last axis (1 for a scalar)."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def rows(self) -> int:
+        """How many rows: the product of every axis but the last (1 for vectors and scalars)."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes as stored."""
+        return (self.size * self.dtype.bits + 7) // 8
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one row as stored."""
+        return (self.columns * self.dtype.bits + 7) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Where a tensor's bytes lie, contiguous, in a file: what a kernel-side copy needs."""
+
+    path: Path
+    offset: int
+    length: int
+
+
+class Store(ABC):
+    """Named tensors, read by rows.
+
+    Subclasses give ``infos`` and ``read``; those whose bytes lie in a file also give ``extent``.
+    """
+
+    @property
+    @abstractmethod
+    def infos(self) -> Mapping[str, TensorInfo]:
+        """Every tensor by name, in the order it is stored."""
+
+    @abstractmethod
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        """Rows ``start:stop`` of a tensor in its storage type, shape (stop − start, columns).
+
+        With ``out`` (C-contiguous, of that shape and type) they are read into it, and it is returned.
+        Safe to call from several threads.
+        """
+
+    def extent(self, name: str) -> Extent | None:
+        """The tensor's bytes in a file, if they lie in one unchanged."""
+        return None
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The ``__metadata__`` of the file the tensors come from."""
+        return {}
+
+    def __getitem__(self, name: str) -> TensorInfo:
+        try:
+            return self.infos[name]
+        except KeyError:
+            raise NotFoundError(f"{self}: no tensor named {name!r}") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.infos
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.infos)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors as stored."""
+        return sum(info.nbytes for info in self.infos.values())
+
+    def array(self, name: str) -> Floats:
+        """A whole tensor as float32 (float64 stays), in its own shape: for the small ones."""
+        info = self[name]
+        return widen(self.read(name), info.dtype).reshape(info.shape)
+
+    def span(self, name: str, start: int, stop: int | None) -> tuple[TensorInfo, int, int]:
+        """The tensor and a checked row range: what every ``read`` begins with."""
+        info = self[name]
+        stop = info.rows if stop is None else stop
+        if not 0 <= start <= stop <= info.rows:
+            raise MismatchError(f"{self}: rows {start}:{stop} of {name!r}, which has {info.rows}")
+        return info, start, stop
+
+
+@dataclass(frozen=True)
+class MemoryStore(Store):
+    """Tensors held in memory, each in its storage type: for small ones, and for tests."""
+
+    tensors: Mapping[str, tuple[DType, Array]]
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return {name: TensorInfo(name, kind, raw.shape) for name, (kind, raw) in self.tensors.items()}
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.meta
+
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        info, start, stop = self.span(name, start, stop)
+        return into(out, self.tensors[name][1].reshape(info.rows, info.columns)[start:stop])
+
+
+class View(Store):
+    """A Store over another: passes through whatever a subclass does not change."""
+
+    source: Store
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return self.source.infos
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        return self.source.metadata
+
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        return self.source.read(name, start, stop, out)
+
+    def extent(self, name: str) -> Extent | None:
+        return self.source.extent(name)
+
+    def __str__(self) -> str:
+        return str(self.source)
+
+
+@dataclass(frozen=True)
+class Selected(View):
+    """The tensors of ``source`` listed in ``names`` (new name → its name there), in that order."""
+
+    source: Store
+    names: Mapping[str, str]
+
+    @cached_property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return {new: replace(self.source[old], name=new) for new, old in self.names.items()}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        return self.source.read(self._old(name), start, stop, out)
+
+    def extent(self, name: str) -> Extent | None:
+        return self.source.extent(self._old(name))
+
+    def _old(self, name: str) -> str:
+        return self.names[self[name].name]
+
+
+@dataclass(frozen=True)
+class Cast(View):
+    """``source`` with its float tensors rounded to one type; integer, boolean and packed tensors pass unchanged."""
+
+    source: Store
+    target: DType
+
+    @cached_property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return {name: self._cast(info) for name, info in self.source.infos.items()}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        info = self.source[name]
+        if self._cast(info) is info:
+            return self.source.read(name, start, stop, out)
+        return into(out, narrow(widen(self.source.read(name, start, stop), info.dtype), self.target))
+
+    def extent(self, name: str) -> Extent | None:
+        info = self.source[name]
+        return self.source.extent(name) if self._cast(info) is info else None
+
+    def _cast(self, info: TensorInfo) -> TensorInfo:
+        if not info.dtype.mergeable or info.dtype == self.target:
+            return info
+        return replace(info, dtype=self.target)
+
+
+@dataclass(frozen=True)
+class Joined(Store):
+    """Several stores as one; a name two of them hold is an error."""
+
+    parts: tuple[Store, ...]
+    label: str = "joined"
+
+    def __post_init__(self) -> None:
+        if len(self._owners) != sum(len(part) for part in self.parts):
+            counts = Counter(name for part in self.parts for name in part)
+            twice = counts.most_common(1)[0][0]
+            raise MismatchError(f"{self.label}: the tensor {twice!r} is in more than one file")
+
+    @cached_property
+    def _owners(self) -> dict[str, Store]:
+        return {name: part for part in self.parts for name in part}
+
+    @cached_property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return {name: info for part in self.parts for name, info in part.infos.items()}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        return self._owner(name).read(name, start, stop, out)
+
+    def extent(self, name: str) -> Extent | None:
+        return self._owner(name).extent(name)
+
+    def _owner(self, name: str) -> Store:
+        try:
+            return self._owners[name]
+        except KeyError:
+            raise NotFoundError(f"{self.label}: no tensor named {name!r}") from None
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def into(out: Array | None, rows: Array) -> Array:
+    """``rows``, copied into ``out`` where the caller gave one."""
+    if out is None:
+        return rows
+    np.copyto(out, rows)
+    return out
+
+
+def select(source: Store, keep: Callable[[str], bool] | Iterable[str]) -> Selected:
+    """The tensors of ``source`` that ``keep`` accepts (a predicate, or their names)."""
+    names = [name for name in source if keep(name)] if callable(keep) else list(keep)
+    return Selected(source, {name: name for name in names})
