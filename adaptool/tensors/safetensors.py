@@ -31,7 +31,7 @@ HEADER_LIMIT = 100_000_000
 INDEX_NAME = "model.safetensors.index.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SafetensorsFile(Store):
     """The tensors of one ``.safetensors`` file."""
 
@@ -105,9 +105,9 @@ def _read_header(path: Path, handle: FileHandle) -> tuple[int, bytes]:
             hint="an empty save is typical of training under ZeRO-3 without gathering the weights: save again",
         )
     (length,) = struct.unpack("<Q", prefix)
-    if prefix[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-        raise FormatError(f"{path}: a PyTorch pickle, whatever its name says", hint="rename it to end in .bin")
     if length > HEADER_LIMIT or length + 8 > handle.size:
+        if prefix.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+            raise FormatError(f"{path}: a PyTorch pickle, whatever its name says", hint="rename it to end in .bin")
         raise FormatError(
             f"{path}: the header claims {length} bytes and the file has {handle.size}",
             hint="the file is truncated or is not safetensors: fetch it again",
@@ -147,7 +147,9 @@ def _entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]:
     info = TensorInfo(name, DTYPES[kind], tuple(shape))
     start, stop = offsets
     if info.size * info.dtype.bits % 8 or stop - start != info.nbytes:
-        raise FormatError(f"{path}: {name!r} is {info.dtype} {list(shape)} = {info.nbytes} bytes, its range {stop - start}")
+        raise FormatError(
+            f"{path}: {name!r} is {info.dtype} {list(shape)} = {info.nbytes} bytes, its range {stop - start}"
+        )
     return info, start, stop
 
 
@@ -206,4 +208,3 @@ def shard_of(store: Store, name: str) -> str | None:
     """The file a tensor lies in, by its base name: what the default sharding of an output keeps."""
     extent = store.extent(name)
     return extent.path.name if extent else None
-

@@ -90,6 +90,13 @@ class Store(ABC):
         """The tensor's bytes in a file, if they lie in one unchanged."""
         return None
 
+    def spans(self, name: str, nbytes: int) -> Iterator[tuple[int, int]]:
+        """Row ranges of about ``nbytes`` that cover a tensor: the cuts that suit this store."""
+        info = self[name]
+        step = max(1, nbytes // max(1, info.row_nbytes))
+        for start in range(0, info.rows, step):
+            yield start, min(info.rows, start + step)
+
     @property
     def metadata(self) -> Mapping[str, str]:
         """The ``__metadata__`` of the file the tensors come from."""
@@ -129,7 +136,7 @@ class Store(ABC):
         return info, start, stop
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MemoryStore(Store):
     """Tensors held in memory, each in its storage type: for small ones, and for tests."""
 
@@ -168,11 +175,14 @@ class View(Store):
     def extent(self, name: str) -> Extent | None:
         return self.source.extent(name)
 
+    def spans(self, name: str, nbytes: int) -> Iterator[tuple[int, int]]:
+        return self.source.spans(name, nbytes)
+
     def __str__(self) -> str:
         return str(self.source)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selected(View):
     """The tensors of ``source`` listed in ``names`` (new name → its name there), in that order."""
 
@@ -189,11 +199,14 @@ class Selected(View):
     def extent(self, name: str) -> Extent | None:
         return self.source.extent(self._old(name))
 
+    def spans(self, name: str, nbytes: int) -> Iterator[tuple[int, int]]:
+        return self.source.spans(self._old(name), nbytes)
+
     def _old(self, name: str) -> str:
         return self.names[self[name].name]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cast(View):
     """``source`` with its float tensors rounded to one type; integer, boolean and packed tensors pass unchanged."""
 
@@ -220,7 +233,7 @@ class Cast(View):
         return replace(info, dtype=self.target)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Joined(Store):
     """Several stores as one; a name two of them hold is an error."""
 
@@ -246,6 +259,9 @@ class Joined(Store):
 
     def extent(self, name: str) -> Extent | None:
         return self._owner(name).extent(name)
+
+    def spans(self, name: str, nbytes: int) -> Iterator[tuple[int, int]]:
+        return self._owner(name).spans(name, nbytes)
 
     def _owner(self, name: str) -> Store:
         try:

@@ -1,0 +1,54 @@
+"""The grammar of saved keys: what PEFT's state dict calls a tensor, taken apart.
+
+    base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight
+    └── prefix ────┘ └── module ────────────────────┘ └─ part ─┘
+
+The adapter's own name is not in a saved key. A key whose tail is no adapter part is a full tensor
+that replaces the base's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+PREFIX = "base_model.model."
+SHARED_PREFIX = "base_model."
+"""Buffers shared by all layers (VeRA's projections, …) hang off the tuner itself."""
+
+FULL = "full"
+"""The part of a tensor that replaces the base's whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A saved key: the runtime module it belongs to, and which part of the adapter it is."""
+
+    text: str
+    module: str
+    part: str
+
+
+def parse(text: str, part: re.Pattern[str]) -> Key:
+    """Take a saved key apart, given the pattern of the parts its PEFT type saves (``lora_A\\.weight|…``).
+
+    A full tensor keeps its parameter name in ``module`` ("classifier.weight"). A key without PEFT's
+    prefix has the part "": PEFT itself would ignore it.
+    """
+    if not text.startswith(PREFIX):
+        shared = text.startswith(SHARED_PREFIX)
+        return Key(text, "", text.removeprefix(SHARED_PREFIX)) if shared else Key(text, text, "")
+    rest = text.removeprefix(PREFIX)
+    match = re.fullmatch(rf"(.+?)\.({part.pattern})", rest)
+    return Key(text, match.group(1), match.group(2)) if match else Key(text, rest, FULL)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer a module belongs to: its first numbered segment, as PEFT counts ``layers_to_transform``."""
+    match = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+    return int(match.group(1)) if match else None
+
+
+def projection_of(name: str) -> str:
+    """The last segment of a module's name: q_proj, c_attn, dense, …"""
+    return name.rpartition(".")[2]

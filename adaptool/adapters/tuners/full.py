@@ -1,0 +1,123 @@
+"""Full tensors in an adapter (modules_to_save, biases, resized vocabularies) and what tied weights make of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from adaptool.adapters.base import BaseModel
+from adaptool.adapters.names import projection_of
+from adaptool.adapters.plan import Plan, Source
+from adaptool.errors import MismatchError
+from adaptool.tensors.dtypes import F32, DType
+
+if TYPE_CHECKING:
+    from adaptool.adapters.adapter import Adapter
+
+HEADLESS_TASKS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"}
+TIED_HEADS = {
+    "bert": "cls.predictions.decoder.weight",
+    "roberta": "lm_head.decoder.weight",
+    "xlm-roberta": "lm_head.decoder.weight",
+    "distilbert": "vocab_projector.weight",
+    "electra": "generator_lm_head.weight",
+    "gpt_neox": "embed_out.weight",
+}
+"""The runtime name of an output head that is not lm_head."""
+
+CAUSAL = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForMaskedLM", "WithLMHead")
+
+
+def tied_head(adapter: Adapter, base: BaseModel) -> str | None:
+    """The head that shares the base's embedding in the model the adapter was trained on; None where there is none."""
+    if not base.tied or adapter.config.task_type in HEADLESS_TASKS:
+        return None
+    architectures = (base.config or {}).get("architectures") or ()
+    has_head = any(str(name).endswith(CAUSAL) for name in architectures)
+    if not has_head and adapter.config.task_type not in ("CAUSAL_LM", "SEQ_2_SEQ_LM"):
+        return None
+    return base.head or TIED_HEADS.get(base.model_type or "", "lm_head.weight")
+
+
+def plan_full_tensors(adapter: Adapter, plan: Plan) -> set[str]:
+    """Every full tensor replaces the base's of that name, or is a new head; returns the keys accounted for.
+
+    PEFT loads such keys by name and ignores the ones it cannot place; here they are left over, which is an error.
+    """
+    used = set()
+    for name, key in adapter.full_tensors.items():
+        parameter = name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")
+        if ".original_module." in name or (parameter != name and parameter in adapter.full_tensors):
+            used.add(key)  # the wrapper's frozen original, or the trained copy a second time
+            continue
+        tensor = plan.base.find(parameter)
+        if tensor is not None:
+            _replace(adapter, parameter, tensor, key, plan)
+        elif plan.base.tied and projection_of(parameter.removesuffix(".weight")) == "lm_head":
+            _saved_head(adapter, parameter, key, plan)
+        elif _in_modules_to_save(adapter, parameter):
+            plan.added[parameter] = Source(adapter.store, key, main_dtype(plan.base))
+            plan.note(f"{parameter} is new: the adapter trained it, and the base has no such tensor")
+        else:
+            continue
+        used.add(key)
+    return used
+
+
+def _replace(adapter: Adapter, parameter: str, tensor: str, key: str, plan: Plan) -> None:
+    old, new = plan.base.store[tensor], adapter.store[key]
+    saved_whole = _in_modules_to_save(adapter, parameter)
+    is_embedding = tensor in (plan.base.embedding, plan.base.head)
+    if old.shape != new.shape and not (saved_whole or (is_embedding and old.shape[1:] == new.shape[1:])):
+        raise MismatchError(
+            f"{key} is {list(new.shape)} and the base's {tensor} is {list(old.shape)}",
+            hint="is this the base it was trained on?",
+        )
+    plan.replace(tensor, Source(adapter.store, key, old.dtype))
+    if is_embedding and saved_whole and plan.base.tied:
+        head = tied_head(adapter, plan.base)
+        if tensor == plan.base.head:
+            plan.head_dirty = True
+        elif head is not None and not adapter.config.flag("ensure_weight_tying"):
+            plan.untie(head)
+
+
+def _saved_head(adapter: Adapter, parameter: str, key: str, plan: Plan) -> None:
+    """An lm_head saved for a tied base: the embedding again (a resized vocabulary), or a head trained on its own."""
+    if _in_modules_to_save(adapter, parameter) and not adapter.config.flag("ensure_weight_tying"):
+        plan.untie(parameter, Source(adapter.store, key, main_dtype(plan.base)))
+        return
+    embedding = plan.base.embedding
+    twin = plan.replaced.get(embedding or "")
+    if twin is None and embedding is not None:
+        plan.replace(embedding, Source(adapter.store, key, plan.base.store[embedding].dtype))
+    elif twin is not None and not _same_bytes(twin, Source(adapter.store, key, twin.dtype)):
+        plan.untie(parameter, Source(adapter.store, key, main_dtype(plan.base)))
+
+
+def _same_bytes(one: Source, other: Source) -> bool:
+    first, second = one.store[one.key], other.store[other.key]
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return False
+    step = max(1, (4 << 20) // max(1, first.row_nbytes))
+    return all(
+        bool((one.store.read(one.key, row, stop) == other.store.read(other.key, row, stop)).all())
+        for row in range(0, first.rows, step)
+        for stop in (min(first.rows, row + step),)
+    )
+
+
+def _in_modules_to_save(adapter: Adapter, parameter: str) -> bool:
+    """PEFT wraps every module whose name ends with one of ``modules_to_save``."""
+    module = parameter.rpartition(".")[0]
+    names = adapter.config.names("modules_to_save")
+    segments = module.split(".")
+    return any(".".join(segments[: i + 1]).endswith(name) for name in names for i in range(len(segments)))
+
+
+def main_dtype(base: BaseModel) -> DType:
+    """The type most of the base's weights have: what a new tensor is written in."""
+    sizes: dict[DType, int] = {}
+    for info in base.store.infos.values():
+        if info.dtype.mergeable:
+            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.size
+    return max(sizes, key=lambda kind: sizes[kind]) if sizes else F32

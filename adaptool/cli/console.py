@@ -1,0 +1,118 @@
+"""The two streams: results on stdout and nothing else there; notes, progress, hints and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import click
+
+ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160)) if code != 10}
+"""Control characters, which a file's names could use to repaint the terminal."""
+
+
+def printable(text: str) -> str:
+    """``text`` with control characters escaped."""
+    return text.translate(ESCAPES)
+
+
+class Console:
+    """What a command prints through."""
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, color: bool | None = None) -> None:
+        self.quiet, self.verbose = quiet, verbose
+        plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        self.color = (not plain) if color is None else color
+
+    def result(self, text: str) -> None:
+        """The result itself, on stdout."""
+        click.echo(printable(text))
+
+    def result_json(self, value: Mapping[str, Any]) -> None:
+        """The result as JSON, on stdout."""
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+    def note(self, text: str) -> None:
+        """Something worth knowing; silenced by -q."""
+        if not self.quiet:
+            click.echo(self._styled("note: ", "yellow") + printable(text), err=True)
+
+    def detail(self, text: str) -> None:
+        """Something only -v asks for."""
+        if self.verbose:
+            click.echo(printable(text), err=True)
+
+    def say(self, text: str) -> None:
+        """A line on stderr; silenced by -q."""
+        if not self.quiet:
+            click.echo(printable(text), err=True)
+
+    def fail(self, message: str, hint: str | None, *, code: int, cause: BaseException | None = None) -> int:
+        """One line that says what is wrong, one that says what to try; the exit code."""
+        click.echo(self._styled("error: ", "red") + printable(message), err=True)
+        while self.verbose and cause is not None:
+            click.echo(printable(f"  because: {type(cause).__name__}: {cause}"), err=True)
+            cause = cause.__cause__
+        if hint:
+            click.echo(self._styled("hint: ", "cyan") + printable(hint), err=True)
+        return code
+
+    def _styled(self, text: str, colour: str) -> str:
+        return click.style(text, fg=colour, bold=True) if self.color and sys.stderr.isatty() else text
+
+    def rich(self, **options: Any) -> Any:
+        """A rich console on stdout, as wide as the terminal and at least 80 columns wide in a pipe."""
+        from rich.console import Console as RichConsole
+
+        on_terminal = sys.stdout.isatty()
+        width = None if on_terminal else 80
+        return RichConsole(width=width, no_color=not (self.color and on_terminal), highlight=False, **options)
+
+    def progress(self, steps: Iterable[int], total: int) -> None:
+        """Run ``steps``, each a number of bytes done, behind a bar where stderr is a terminal."""
+        if self.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            for _ in steps:
+                pass
+            return
+        bar = Bar(total)
+        try:
+            for step in steps:
+                bar.advance(step)
+        finally:
+            bar.clear()
+
+
+class Bar:
+    """A progress bar on one line of stderr: bytes, rate, time left; redrawn a few times a second."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._start, self._drawn = total, 0, time.monotonic(), 0.0
+
+    def advance(self, nbytes: int) -> None:
+        """``nbytes`` more are done."""
+        self._done += nbytes
+        now = time.monotonic()
+        if now - self._drawn > 0.1:
+            self._drawn = now
+            self._draw(now - self._start)
+
+    def _draw(self, seconds: float) -> None:
+        share = self._done / self._total if self._total else 1.0
+        rate = self._done / seconds if seconds else 0.0
+        left = (self._total - self._done) / rate if rate else 0.0
+        tail = f" {self._done / 1e9:.2f}/{self._total / 1e9:.2f} GB  {rate / 1e6:.0f} MB/s  {left:.0f} s left"
+        try:
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns
+        except OSError:
+            columns = 80
+        width = max(0, min(40, columns - len(tail) - 1))
+        filled = "█" * int(width * share)
+        click.echo(f"\r\x1b[2K{filled}{'░' * (width - len(filled))}{tail}"[: columns + 6], nl=False, err=True)
+
+    def clear(self) -> None:
+        """Remove the bar."""
+        click.echo("\r\x1b[2K", nl=False, err=True)

@@ -1,0 +1,128 @@
+"""The entry point: finds the command, words every failure, and turns it into an exit code.
+
+0 yes or done · 1 findings, differences, failed parity · 2 usage · 3 could not be checked or done · 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from adaptool import __version__
+from adaptool.cli.console import Console
+from adaptool.errors import AdaptoolError
+
+COMMANDS = {
+    "inspect": "Show what an adapter is: type, rank, targets, size, and with --weights its spectrum.",
+    "merge": "Merge adapters into a base model: streaming, in constant memory, checked.",
+    "verify": "Check a merged model against its base and adapter, tensor by tensor.",
+    "schema": "Print the JSON Schema of a file or of a command's --json.",
+}
+"""Name → one line; a command's module is imported only when it runs, so that --help is instant."""
+
+
+class LazyGroup(click.Group):
+    """Commands by name, imported when needed; a misspelt one is answered with the nearest."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return getattr(importlib.import_module(f"adaptool.cli.{cmd_name}"), cmd_name)  # type: ignore[no-any-return]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean: adaptool {near[0]}" if near else "see: adaptool --help"
+            raise AdaptoolUsage(f"no command {args[0]!r}", hint)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+class AdaptoolUsage(click.UsageError):
+    """A usage error with a hint of its own."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example:  adaptool merge ./adapter --base ./model --out merged/",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print the result and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more: what was taken for what, and the causes of an error.")
+@click.option("--no-color", is_flag=True, help="No colour, whatever the terminal (NO_COLOR does the same).")
+@click.version_option(__version__, "-V", "--version", prog_name="adaptool")
+@click.pass_context
+def cli(ctx: click.Context, quiet: bool, verbose: bool, no_color: bool) -> None:
+    """Inspect, merge and verify LoRA adapters: streaming, in constant memory, bit-identical to PEFT."""
+    ctx.obj = Console(quiet=quiet, verbose=verbose, color=False if no_color else None)
+
+
+def run(args: list[str] | None = None) -> None:
+    """The ``adaptool`` command."""
+    sys.exit(main(args))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one command line; its exit code."""
+    console = Console()
+    try:
+        with cli.make_context("adaptool", list(sys.argv[1:] if args is None else args)) as context:
+            console = context.obj or console
+            # make_context parses the group's own options; the console is made when the group is invoked
+            return int(cli.invoke(context) or 0)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "adaptool"
+        return console.fail(error.format_message(), getattr(error, "hint", None) or f"see: {command} --help", code=2)
+    except click.ClickException as error:
+        return console.fail(error.format_message(), None, code=2)
+    except (KeyboardInterrupt, click.Abort):
+        return console.fail("interrupted", _interrupted_hint(), code=130)
+    except AdaptoolError as error:
+        _debug()
+        return console.fail(error.message, error.hint, code=error.exit_code, cause=error.__cause__)
+    except BrokenPipeError:
+        # the reader of our stdout went away (| head): nothing is left to say it to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 3
+    except OSError as error:
+        _debug()
+        where = f"{error.filename}: " if error.filename else ""
+        return console.fail(f"{where}{error.strerror or error}", None, code=3)
+    except MemoryError:
+        return console.fail("out of memory", "close other programs, or use fewer --workers", code=3)
+    except Exception as error:
+        _debug()
+        message = f"internal error: {type(error).__name__}: {error}"
+        return console.fail(message, "please report it; ADAPTOOL_DEBUG=1 shows where it happened", code=3)
+
+
+def _interrupted_hint() -> str | None:
+    return None
+
+
+def _debug() -> Any:
+    if os.environ.get("ADAPTOOL_DEBUG"):
+        traceback.print_exc()

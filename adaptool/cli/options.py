@@ -1,0 +1,42 @@
+"""Options and arguments that several commands share, parsed the same way everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from adaptool.errors import UsageError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def json_option(function: Function) -> Function:
+    """``--json``."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON (see: adaptool schema).")(
+        function
+    )
+
+
+def base_option(*, required: bool, help: str) -> Callable[[Function], Function]:
+    """``--base``."""
+    return click.option("--base", metavar="BASE", required=required, type=click.Path(path_type=Path), help=help)
+
+
+def weighted(text: str) -> tuple[Path, float]:
+    """``PATH`` or ``PATH:WEIGHT``: the tail after the last colon is a weight only if it reads as a number.
+
+    The whole string is tried as a path first, so a folder named "a:2" keeps its name.
+    """
+    head, colon, tail = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text), 1.0
+    try:
+        weight = float(tail)
+    except ValueError:
+        return Path(text), 1.0
+    if weight != weight or weight in (float("inf"), float("-inf")):
+        raise UsageError(f"{text!r}: the weight must be a finite number", hint="write it as ./adapter:0.5")
+    return Path(head), weight

@@ -1,0 +1,124 @@
+"""Digests and the manifest: what an artifact is, whatever its files are called and however they were saved.
+
+A digest is over tensors (name, type, shape, bytes) and a canonical config, so a re-save with its keys in
+another order is the same adapter. The manifest also keeps each file's SHA-256 and size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from adaptool.adapters.adapter import Adapter
+from adaptool.adapters.config import AdapterConfig
+from adaptool.tensors.files import open_file
+from adaptool.tensors.jsons import parse_json
+from adaptool.tensors.store import Store
+
+MANIFEST_NAME = "adaptool.json"
+MANIFEST_SCHEMA = "adaptool/manifest/1"
+CHUNK_BYTES = 4 << 20
+
+UNORDERED_FIELDS = {"target_modules", "exclude_modules", "modules_to_save", "target_parameters"}
+"""Sets in PEFT, saved as lists in whatever order they came."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file beside a manifest; ``sha256`` is None where hashing it would cost more than making it."""
+
+    name: str
+    size: int
+    sha256: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the manifest holds it."""
+        record: dict[str, Any] = {"name": self.name, "size": self.size}
+        return record if self.sha256 is None else {**record, "sha256": self.sha256}
+
+
+def canonical_json(value: Any) -> bytes:
+    """One text for one value: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def canonical_config(config: AdapterConfig) -> bytes:
+    """The config with its sets sorted."""
+    fields = {
+        key: sorted(value) if key in UNORDERED_FIELDS and isinstance(value, list) else value
+        for key, value in config.fields.items()
+    }
+    return canonical_json(fields)
+
+
+def header_digest(store: Store, config: bytes = b"") -> str:
+    """SHA-256 over every tensor's name, type and shape, and the config: no tensor is read."""
+    table = sorted([info.name, info.dtype.name, list(info.shape)] for info in store.infos.values())
+    return hashlib.sha256(canonical_json(table) + config).hexdigest()
+
+
+def content_digest(store: Store, config: bytes = b"") -> str:
+    """SHA-256 over every tensor's name, type, shape and bytes, and the config; about 1 GB/s."""
+    whole = hashlib.sha256(config)
+    for name in sorted(store):
+        whole.update(bytes.fromhex(tensor_digest(store, name)))
+    return whole.hexdigest()
+
+
+def tensor_digest(store: Store, name: str) -> str:
+    """SHA-256 of one tensor."""
+    info = store[name]
+    digest = hashlib.sha256(canonical_json([info.name, info.dtype.name, list(info.shape)]))
+    for start, stop in store.spans(name, CHUNK_BYTES):
+        digest.update(memoryview(store.read(name, start, stop)).cast("B"))
+    return digest.hexdigest()
+
+
+def adapter_digest(adapter: Adapter) -> str:
+    """The content digest of an adapter: weights and config."""
+    return content_digest(adapter.store, canonical_config(adapter.config))
+
+
+def file_record(path: Path, *, hashed: bool) -> FileRecord:
+    """A file's size, and its SHA-256 where asked."""
+    handle = open_file(path)
+    if not hashed:
+        return FileRecord(path.name, handle.size)
+    digest = hashlib.sha256()
+    for offset in range(0, handle.size, CHUNK_BYTES):
+        digest.update(handle.read(offset, min(CHUNK_BYTES, handle.size - offset)))
+    return FileRecord(path.name, handle.size, digest.hexdigest())
+
+
+def read_manifest(folder: Path) -> Mapping[str, Any] | None:
+    """The manifest of a folder, None where there is none."""
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        return None
+    manifest = parse_json(open_file(path).read_all(64 << 20), str(path), what="manifest")
+    return manifest if isinstance(manifest, dict) else None
+
+
+def listed_only(folder: Path) -> bool:
+    """Whether ``folder`` holds only files its own manifest lists: what makes it safe to replace."""
+    manifest = read_manifest(folder)
+    if manifest is None or not str(manifest.get("schema", "")).startswith("adaptool/manifest/"):
+        return False
+    records = manifest.get("files")
+    listed = {str(record.get("name")) for record in records if isinstance(record, dict)} if records else set()
+    present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    return present <= listed | {MANIFEST_NAME}
+
+
+def manifest_text(manifest: Mapping[str, Any]) -> str:
+    """The manifest's file: sorted keys and one item a line, so that Git merges it well."""
+    return json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def base_files(paths: Iterable[Path]) -> list[FileRecord]:
+    """The files a base's tensors lie in, by size only."""
+    return [file_record(path, hashed=False) for path in sorted(paths)]
