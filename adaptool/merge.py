@@ -7,7 +7,7 @@ Fidelity: bit for bit what PEFT's ``merge_and_unload`` leaves in bf16 and f16 (`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -17,7 +17,7 @@ import numpy as np
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import BaseModel
 from adaptool.adapters.blocks import Block, tile_stop
-from adaptool.adapters.patches import LowRank
+from adaptool.adapters.patches import Dora, DoraByColumn, LowRank, Patch
 from adaptool.adapters.plan import Plan
 from adaptool.adapters.tuners import tuner_for
 from adaptool.archs.prefixes import base_model_prefix
@@ -91,9 +91,7 @@ class Merged(Store):
         first, last = (0, layout.rows) if self._whole(name) else self._covering(layout, start, stop)
         exact_fit = (first * layout.unit, last * layout.unit) == (start, stop)
         rows = self.unmerged(name, first * layout.unit, last * layout.unit, out if exact_fit else None)
-        block = self.block(name, first, rows)
-        for patch in patches:
-            patch.apply(block, self.compute, safe=self.safe)
+        apply_in_order(patches, self.block(name, first, rows), self.compute, safe=self.safe)
         if self.safe and not np.isfinite(widen(rows, info.dtype)).all():
             raise MismatchError(
                 f"{name}: the merge makes NaN or Inf", hint="the adapter is broken, or its scale absurd"
@@ -151,7 +149,8 @@ class Merged(Store):
         return values, largest
 
     def _whole(self, name: str) -> bool:
-        return any(patch.whole for patch in self.plan.patches[name])
+        patches = self.plan.patches[name]
+        return any(patch.whole for patch in patches) or any(isinstance(patch, DoraByColumn) for patch in patches[1:])
 
     def _covering(self, layout: Layout, start: int, stop: int) -> tuple[int, int]:
         """The whole tiles that cover store rows ``start:stop``."""
@@ -166,6 +165,28 @@ class Merged(Store):
 
     def __str__(self) -> str:
         return f"{self.plan.base.path} merged"
+
+
+def apply_in_order(patches: Sequence[Patch], block: Block, compute: Compute, *, safe: bool) -> None:
+    """Apply each adapter's patch in turn, rounding in between, in place.
+
+    A DoRA adapter's norm is of the unmerged weight. PEFT gets that back by unmerging the adapters before it and
+    merges them again afterwards, each step rounded; so does this, to end at the same bits.
+    """
+    for number, patch in enumerate(patches):
+        earlier = [done for done in patches[:number] if isinstance(done, LowRank | Dora)]
+        if isinstance(patch, Dora) and earlier:
+            for done in reversed(earlier):
+                done.undo(block, compute)
+            block = replace(block, base=_snapshot(block))
+            for done in earlier:
+                done.apply(block, compute, safe=safe)
+        patch.apply(block, compute, safe=safe)
+
+
+def _snapshot(block: Block) -> Callable[[int, int], Array]:
+    kept, first = block.raw.copy(), block.start
+    return lambda start, stop: kept[start - first : stop - first]
 
 
 def _copied(rows: Array, out: Array) -> Array:

@@ -63,7 +63,7 @@ class SampleCheck:
         written = self._writer.read_back(piece, row * layout.unit, layout.unit)
         after = widen(written, kind).astype(np.float64).ravel()
         exact, scale = (values.ravel() for values in self._merged.exact(source_name, row, 1))
-        roundings = len(patches) * 2 + (kind != self._merged[source_name].dtype)
+        roundings = 2 * len(patches) ** 2 + (kind != self._merged[source_name].dtype)
         allowed = roundings * 0.5 * self._spacing(scale, source_name, kind) + FLOAT32_NOISE * np.max(scale)
         wrong = ~(np.abs(after - exact) <= allowed) & np.isfinite(exact)
         if wrong.any():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,3 @@ def listed_only(folder: Path) -> bool:
 def manifest_text(manifest: Mapping[str, Any]) -> str:
     """The manifest's file: sorted keys and one item a line, so that Git merges it well."""
     return json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def base_files(paths: Iterable[Path]) -> list[FileRecord]:
-    """The files a base's tensors lie in, by size only."""
-    return [file_record(path, hashed=False) for path in sorted(paths)]

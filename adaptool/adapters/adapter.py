@@ -30,6 +30,11 @@ class Adapter:
         """The folder's name: what reports call it."""
         return self.path.resolve().name
 
+    @property
+    def folder(self) -> Path:
+        """Where the config and the files beside it lie."""
+        return self.path.parent if self.path.is_file() else self.path
+
     @cached_property
     def keys(self) -> tuple[Key, ...]:
         """Every saved key, taken apart by the grammar of its PEFT type."""

@@ -28,12 +28,18 @@ rounding the delta first (embeddings, MHA, experts, BD-LoRA, KaSA, MiCA)."""
 class Patch(ABC):
     """One adapter's effect on one tensor."""
 
+    label = "update"
+    """A word for plans and reports."""
     whole = False
     """Whether a row depends on every row of the base, so that the tensor is one block."""
 
     @abstractmethod
     def apply(self, block: Block, compute: Compute, *, safe: bool) -> None:
         """Change the block in place, rounding as PEFT does (``safe``: as its ``safe_merge=True``)."""
+
+    def undo(self, block: Block, compute: Compute) -> None:
+        """Take the effect out of the block again, rounding as PEFT's ``unmerge`` does."""
+        raise NotImplementedError(f"{type(self).__name__} is never merged before a DoRA adapter")
 
     @abstractmethod
     def exact(self, values: Floats, block: Block) -> Floats:
@@ -63,6 +69,10 @@ class LowRank(Patch):
                 safe=safe if self.rounding == "asked" else self.rounding == "twice",
             )
 
+    def undo(self, block: Block, compute: Compute) -> None:
+        for start, stop, delta in self.deltas(block, compute):
+            compute.add(block.rows(start, stop), block.kind, delta, -self.scale, safe=True)
+
     def deltas(self, block: Block, compute: Compute) -> Iterator[tuple[int, int, Values]]:
         """Each tile's (start, stop, ΔW/s); the array is scratch."""
         number = number_of(block.kind)
@@ -91,19 +101,28 @@ class Dora(Patch):
     Each norm is of the *unmerged* W plus this adapter's delta, as PEFT's forward computes it.
     """
 
+    label = "DoRA"
     low_rank: LowRank
     magnitude: str
     """The key of lora_magnitude_vector, one number per output."""
 
     def apply(self, block: Block, compute: Compute, *, safe: bool) -> None:
+        for raw, delta, factor in self._tiles(block, compute):
+            compute.store(factor * (compute.load(raw, block.kind) + delta), raw, block.kind)
+
+    def undo(self, block: Block, compute: Compute) -> None:
+        for raw, delta, factor in self._tiles(block, compute):
+            compute.store(compute.load(raw, block.kind) / factor - delta, raw, block.kind)
+
+    def _tiles(self, block: Block, compute: Compute) -> Iterator[tuple[Array, Values, Values]]:
+        """Each tile's storage bits, ΔW, and m/‖·‖ of its rows as a column."""
         magnitude = self.magnitudes(number_of(block.kind))
         unmerged = block.base(block.start, block.stop)
         for start, stop, delta in self.low_rank.deltas(block, compute):
-            raw = block.rows(start, stop)
             delta = delta * self.low_rank.scale
             original = compute.load(unmerged[start - block.start : stop - block.start], block.kind)
-            factor = compute.array(magnitude[start:stop]) / compute.row_norms(original + delta)
-            compute.store(factor[:, None] * (compute.load(raw, block.kind) + delta), raw, block.kind)
+            norms = compute.row_norms(original + delta)
+            yield block.rows(start, stop), delta, (compute.array(magnitude[start:stop]) / norms)[:, None]
 
     def exact(self, values: Floats, block: Block) -> Floats:
         unmerged = widen(block.raw, block.kind).astype(np.float64)
@@ -122,30 +141,32 @@ class DoraByColumn(Dora):
 
     norms: OnceNorms
 
-    def apply(self, block: Block, compute: Compute, *, safe: bool) -> None:
-        norms = self.norms.get(lambda: self._measure(block, compute))
-        factor = compute.array(self.magnitudes(number_of(block.kind)) / norms.astype(number_of(block.kind)))
+    def _tiles(self, block: Block, compute: Compute) -> Iterator[tuple[Array, Values, Values]]:
+        norms = compute.array(self._norms(block, compute))
+        factor = compute.array(self.magnitudes(number_of(block.kind))) / norms
         for start, stop, delta in self.low_rank.deltas(block, compute):
-            raw = block.rows(start, stop)
-            updated = compute.load(raw, block.kind) + delta * self.low_rank.scale
-            compute.store(factor[None, :] * updated, raw, block.kind)
+            yield block.rows(start, stop), delta * self.low_rank.scale, factor[None, :]
+
+    def _norms(self, block: Block, compute: Compute) -> Floats:
+        if block.raw.shape[0] == block.height:
+            return self._measure(block, compute)
+        return self.norms.get(lambda: self._measure(block, compute))
 
     def exact(self, values: Floats, block: Block) -> Floats:
-        norms = self.norms.get(lambda: self._measure(block, NumpyCompute()))
+        norms = self._norms(block, NumpyCompute())
         return self.low_rank.exact(values, block) * (self.magnitudes(np.float64) / norms)[None, :]
 
     def _measure(self, block: Block, compute: Compute) -> Floats:
-        """‖W + Δ‖ of each column, summed in float64 over one tile of rows after another."""
+        """‖W + Δ‖ of each column, summed row after row as PyTorch sums a strided axis."""
         width = block.raw.shape[1]
-        total = np.zeros(width, np.float64)
+        total = np.zeros(width, number_of(block.kind))
         row = 0
         while row < block.height:
             stop = tile_stop(row, block.height, width)
             piece = replace(block, raw=block.base(row, stop), start=row)
             for _, _, delta in self.low_rank.deltas(piece, compute):
-                updated = compute.load(piece.raw, block.kind) + delta * self.low_rank.scale
-                wide = compute.host(updated).astype(np.float64)
-                total += np.einsum("ij,ij->j", wide, wide)
+                updated = compute.host(compute.load(piece.raw, block.kind) + delta * self.low_rank.scale)
+                total = np.add.reduce(np.vstack([total[None, :], updated * updated]), axis=0)
             row = stop
         return np.sqrt(total)
 
@@ -175,6 +196,7 @@ class Truncate(Patch):
     PEFT does this to the base when it loads the adapter, so it comes before every delta.
     """
 
+    label = "SVD truncation"
     rank: int
     whole = True
 
@@ -195,6 +217,7 @@ class Truncate(Patch):
 class AddVector(Patch):
     """bias + s·b: ``lora_bias``."""
 
+    label = "bias"
     store: Store
     key: str
     scale: float
@@ -211,6 +234,7 @@ class AddVector(Patch):
 class TokenRows(Patch):
     """Rows of an embedding replaced by trained ones, in the order of ``indices`` (``trainable_token_indices``)."""
 
+    label = "token rows"
     store: Store
     key: str
     indices: tuple[int, ...]

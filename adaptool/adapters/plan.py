@@ -67,6 +67,12 @@ class Plan:
             return self.added[name].info(name)
         return self.base.store[self.copied.get(name, name)]
 
+    def describe(self, name: str) -> str:
+        """What happens to a tensor, in a few words."""
+        steps = ["taken from the adapter"] if name in self.replaced else ["new"] if name in self.added else []
+        steps += ["copied from the embedding"] if name in self.copied else []
+        return " + ".join([*steps, *(patch.label for patch in self.patches.get(name, ()))])
+
     @property
     def touched(self) -> Iterable[str]:
         """Every tensor that will not be the base's own bytes."""

@@ -49,10 +49,10 @@ MULTIMODAL = {
         ^model                                  ^model.language_model
         ^visual                                 ^model.visual
     """,
-    "=qwen2_5_omni_thinker =qwen3_omni_moe_thinker": _OMNI,
-    "qwen2_5_omni_thinker qwen3_omni_moe_thinker": """
+    "=qwen2_5_omni_thinker =qwen3_omni_moe_thinker": """
         ^thinker                                ^
     """,
+    "qwen2_5_omni_thinker qwen3_omni_moe_thinker": _OMNI,
     "qwen2_5_omni qwen3_omni_moe": """
         ^thinker.model                          ^thinker.model.language_model
         ^thinker.visual                         ^thinker.model.visual

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, product
+from operator import itemgetter
 from typing import Any
 
 from adaptool.archs.names_multimodal import MULTIMODAL
@@ -74,9 +75,8 @@ def disk_names(name: str, config: Mapping[str, Any] | None) -> Iterator[str]:
 
 def published_name(name: str, config: Mapping[str, Any]) -> str:
     """A runtime name as a checkpoint in its published form has it, the base model's prefix left alone."""
-    for renames in _families(tuple(model_types(config)) or ("",)):
-        name = _apply(name, renames, -1)
-    return name
+    blocks = _blocks(tuple(model_types(config)) or ("",))
+    return _apply(name, blocks, (-1,) * len(blocks))
 
 
 def renames_of(blocks: Iterable[str]) -> tuple[Rename, ...]:
@@ -89,14 +89,10 @@ def _candidates(name: str, config: Mapping[str, Any] | None) -> Iterator[str]:
     own = base_model_prefix(types[0])
     bare, bodied = _bodies(name, _all_prefixes() if config is None else (own, "transformer"), own)
     yield from (name, *bare, *bodied)
-    groups = [_families((usual,)) for usual in USUAL] if config is None else [_families(types)]
-    for families in [*groups, (_parse(LEGACY),)]:
-        # everything to disk, everything to run time, then the mixtures
-        ways = sorted(product((-1, 1, 0), repeat=len(families)), key=lambda way: (len(set(way)), -way.count(-1)))
-        for start, way in product((name, *bare, *bodied), ways):
-            renamed = start
-            for family, direction in zip(families, way, strict=True):
-                renamed = _apply(renamed, family, direction)
+    groups = [_blocks((usual,)) for usual in USUAL] if config is None else [_blocks(types)]
+    for blocks in [*groups, (_parse(LEGACY),)]:
+        for way, start in product(_ways(len(blocks)), (name, *bare, *bodied)):
+            renamed = _apply(start, blocks, way)
             if renamed != start:
                 yield from chain([renamed], *_bodies(renamed, (own,), own))
     if config is None:
@@ -109,33 +105,46 @@ def _bodies(name: str, off: tuple[str, ...], on: str) -> tuple[list[str], list[s
     return bare, [f"{on}.{start}" for start in (name, *bare) if on and not start.startswith(f"{on}.")]
 
 
-def _apply(name: str, renames: tuple[Rename, ...], direction: int) -> str:
-    """All renames of a family: 1 to run time, from the first on; −1 to disk, from the last back; 0 not at all."""
-    for rename in renames[::direction] if direction else ():
-        name = rename.to_disk(name) if direction < 0 else rename.to_runtime(name)
+def _ways(count: int) -> Iterator[tuple[int, ...]]:
+    """How each of ``count`` blocks is applied, −1 to disk, 1 to run time, 0 not: all, all but one, one alone."""
+    for direction in (-1, 1):
+        yield (direction,) * count
+    for direction, one in product((-1, 1), range(count)):
+        yield tuple(0 if place == one else direction for place in range(count))
+        yield tuple(direction if place == one else 0 for place in range(count))
+
+
+def _apply(name: str, blocks: tuple[tuple[Rename, ...], ...], way: tuple[int, ...]) -> str:
+    """Blocks and their rows from the first on to run time, from the last back to disk."""
+    for block in (block for block, direction in zip(blocks, way, strict=True) if direction > 0):
+        for rename in block:
+            name = rename.to_runtime(name)
+    for block in reversed([block for block, direction in zip(blocks, way, strict=True) if direction < 0]):
+        for rename in reversed(block):
+            name = rename.to_disk(name)
     return name
 
 
-def model_types(config: Mapping[str, Any]) -> Iterator[str]:
-    """The model's type, then those of the models it is made of."""
+def model_types(config: Mapping[str, Any], depth: int = 4) -> Iterator[str]:
+    """The model's type, then those of the models it is made of, and of theirs."""
     if isinstance(model_type := config.get("model_type"), str):
         yield model_type
     for value in config.values():
-        if isinstance(value, Mapping):
-            yield from model_types(value)
+        if isinstance(value, Mapping) and depth:
+            yield from model_types(value, depth - 1)
 
 
 @cache
-def _families(types: tuple[str, ...]) -> tuple[tuple[Rename, ...], ...]:
-    """The blocks of renames that hold for a model made of these types, the innermost's first."""
-    own = {f"={types[0]}", *types}
+def _blocks(types: tuple[str, ...]) -> tuple[tuple[Rename, ...], ...]:
+    """The blocks that hold for a model made of these types: the outermost model's first, then as in the tables."""
     order = [f"={types[0]}", *types]
-    blocks = (
-        (min(order.index(key) for key in keys), rows)
-        for names, rows in BLOCKS.items()
-        if (keys := own & set(names.split()))
-    )
-    return tuple(_parse(rows) for _, rows in sorted(blocks, key=lambda block: -block[0]))
+    found = [(_depth(order, names.split()), rows) for names, rows in BLOCKS.items()]
+    return tuple(_parse(rows) for depth, rows in sorted(found, key=itemgetter(0)) if depth < len(order))
+
+
+def _depth(order: list[str], names: list[str]) -> int:
+    """How deep in the model the first of these types lies (the root's spellings are one), or their number."""
+    return min((max(0, place - 1) for place, key in enumerate(order) if key in names), default=len(order))
 
 
 @cache

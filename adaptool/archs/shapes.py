@@ -58,9 +58,9 @@ def parameter_shapes(config: Mapping[str, Any]) -> dict[str, Shape] | None:
 
 
 def linear_modules(config: Mapping[str, Any]) -> dict[str, tuple[int, int]] | None:
-    """(in, out) of every linear layer, the head included; LoRA of rank r costs r·(in + out) on each.
+    """(in, out) of every linear layer; LoRA of rank r costs r·(in + out) on each.
 
-    What they leave out of PEFT's ``all-linear`` is nothing; what PEFT leaves out of it is the head.
+    The output head is among them, which PEFT's ``all-linear`` leaves out; fused experts and their routers are not.
     """
     modules = model_modules(config)
     if modules is None:

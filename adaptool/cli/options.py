@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,3 +41,15 @@ def weighted(text: str) -> tuple[Path, float]:
     if weight != weight or weight in (float("inf"), float("-inf")):
         raise UsageError(f"{text!r}: the weight must be a finite number", hint="write it as ./adapter:0.5")
     return Path(head), weight
+
+
+def parse_size(text: str) -> int:
+    """``5GB``, ``500MB``, ``1GiB``, ``1048576`` as bytes; GB is decimal, as transformers reads it."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise UsageError(f"{text!r} is not a size", hint="write it as 5GB or 500MB")
+    number, unit, binary = match.groups()
+    size = float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " ")
+    if size < 1:
+        raise UsageError(f"{text!r}: a file must be allowed at least one byte")
+    return int(size)

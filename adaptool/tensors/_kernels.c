@@ -70,3 +70,20 @@ KERNEL void add_once_f32(float *restrict w, const float *restrict delta, float s
     for (ptrdiff_t i = 0; i < n; i++)
         w[i] += delta[i] * scale;
 }
+
+/* Sums of squares of each row in eight lanes, one after another: the order PyTorch's CPU norm sums in. */
+KERNEL void row_squares_f32(const float *restrict x, float *restrict sums, ptrdiff_t rows, ptrdiff_t columns) {
+    for (ptrdiff_t row = 0; row < rows; row++, x += columns) {
+        float lanes[8] = {0};
+        ptrdiff_t i = 0;
+        for (; i + 8 <= columns; i += 8)
+            for (int lane = 0; lane < 8; lane++)
+                lanes[lane] += x[i + lane] * x[i + lane];
+        float sum = lanes[0];
+        for (int lane = 1; lane < 8; lane++)
+            sum += lanes[lane];
+        for (; i < columns; i++)
+            sum += x[i] * x[i];
+        sums[row] = sum;
+    }
+}

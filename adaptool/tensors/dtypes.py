@@ -7,6 +7,7 @@ nearest, ties to even, as IEEE 754 and PyTorch do.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -37,6 +38,11 @@ class DType:
     def mergeable(self) -> bool:
         """Whether arithmetic on it means anything here: the float types that hold weights."""
         return self.name in ("BF16", "F16", "F32", "F64")
+
+    @property
+    def torch_name(self) -> str:
+        """What config.json calls a float type: bfloat16, …"""
+        return {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}.get(self.name, self.name)
 
     def __str__(self) -> str:
         return self.name
@@ -94,6 +100,15 @@ def dtype(name: str) -> DType:
 
 
 BF16, F16, F32, F64 = DTYPES["BF16"], DTYPES["F16"], DTYPES["F32"], DTYPES["F64"]
+
+
+def most_common(sizes: Iterable[tuple[DType, int]]) -> DType:
+    """The mergeable type with the most elements, F32 where there is none."""
+    totals: dict[DType, int] = {}
+    for kind, size in sizes:
+        if kind.mergeable:
+            totals[kind] = totals.get(kind, 0) + size
+    return max(totals, key=lambda kind: totals[kind]) if totals else F32
 
 
 def widen(raw: Array, kind: DType) -> Floats:

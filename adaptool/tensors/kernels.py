@@ -20,6 +20,7 @@ def library() -> ctypes.CDLL | None:
                 _declare(loaded, f"{name}_{kind}", _POINTER, _POINTER, ctypes.c_float, _LENGTH)
             for name in ("widen", "narrow"):
                 _declare(loaded, f"{name}_{kind}", _POINTER, _POINTER, _LENGTH)
+        _declare(loaded, "row_squares_f32", _POINTER, _POINTER, _LENGTH, _LENGTH)
         _declare(loaded, "add_once_f32", _POINTER, _POINTER, ctypes.c_float, _LENGTH)
     except (OSError, AttributeError):  # not built, built for another machine, or left by an older version
         return None

@@ -90,6 +90,16 @@ class Store(ABC):
         """The tensor's bytes in a file, if they lie in one unchanged."""
         return None
 
+    @property
+    def files(self) -> frozenset[Path]:
+        """The files the tensors are read from."""
+        return frozenset(extent.path for name in self.infos if (extent := self.extent(name)))
+
+    @property
+    def transforms(self) -> bool:
+        """Whether this store computes values rather than handing out those of its files."""
+        return False
+
     def spans(self, name: str, nbytes: int) -> Iterator[tuple[int, int]]:
         """Row ranges of about ``nbytes`` that cover a tensor: the cuts that suit this store."""
         info = self[name]
@@ -174,6 +184,14 @@ class View(Store):
 
     def extent(self, name: str) -> Extent | None:
         return self.source.extent(name)
+
+    @property
+    def files(self) -> frozenset[Path]:
+        return self.source.files
+
+    @property
+    def transforms(self) -> bool:
+        return self.source.transforms
 
     def spans(self, name: str, nbytes: int) -> Iterator[tuple[int, int]]:
         return self.source.spans(name, nbytes)

@@ -12,7 +12,7 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -163,20 +163,17 @@ class PieceWriter:
         _write(descriptor, memoryview(plan.header), 0)
         return descriptor
 
-    def write(self, piece: Piece, inspect: Callable[[Piece, Array | None], None] | None = None) -> Piece:
-        """Write one piece; ``inspect`` then sees what lies in the file, read back."""
+    def write(self, piece: Piece) -> None:
+        """Compute or copy one piece into its place."""
         descriptor = self._descriptors[piece.file]
         try:
             if piece.copied_from is not None:
                 self._copy(piece.copied_from, descriptor, piece.offset)
-                return piece
+                return
             rows = self._store.read(piece.tensor, piece.start, piece.stop, self._buffer(piece))
             _write(descriptor, memoryview(rows).cast("B"), piece.offset)
         except OSError as error:
             raise DiskError(f"{self._folder / piece.file}: {error.strerror}", hint=_hint(error)) from error
-        if inspect is not None:
-            inspect(piece, rows)
-        return piece
 
     def read_back(self, piece: Piece, row: int, count: int) -> Array:
         """Rows of a written tensor as they lie in the file."""

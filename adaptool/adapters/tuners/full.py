@@ -8,7 +8,7 @@ from adaptool.adapters.base import BaseModel
 from adaptool.adapters.names import projection_of
 from adaptool.adapters.plan import Plan, Source
 from adaptool.errors import MismatchError
-from adaptool.tensors.dtypes import F32, DType
+from adaptool.tensors.dtypes import DType, most_common
 
 if TYPE_CHECKING:
     from adaptool.adapters.adapter import Adapter
@@ -116,8 +116,4 @@ def _in_modules_to_save(adapter: Adapter, parameter: str) -> bool:
 
 def main_dtype(base: BaseModel) -> DType:
     """The type most of the base's weights have: what a new tensor is written in."""
-    sizes: dict[DType, int] = {}
-    for info in base.store.infos.values():
-        if info.dtype.mergeable:
-            sizes[info.dtype] = sizes.get(info.dtype, 0) + info.size
-    return max(sizes, key=lambda kind: sizes[kind]) if sizes else F32
+    return most_common((info.dtype, info.size) for info in base.store.infos.values())

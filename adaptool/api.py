@@ -1,0 +1,81 @@
+"""The verbs as functions: what ``from adaptool import …`` gives, and what the commands call.
+
+They take paths and options, and return the values the commands print; nothing here prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from adaptool.adapters.adapter import Adapter, open_adapter
+from adaptool.adapters.base import BaseModel, open_base
+from adaptool.archs.linear import quantised_by_training
+from adaptool.errors import UnsupportedError, UsageError
+from adaptool.merge import Rounding
+from adaptool.merge import merge as merge_store
+from adaptool.merge_folder import MergeJob, MergeOptions
+from adaptool.provenance import origin_note
+from adaptool.tensors.bnb import Bnb4bit, NF4RoundTrip
+from adaptool.tensors.compute import compute_for
+from adaptool.tensors.locate import locate
+
+Weighted = tuple[Path | str, float]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a merge is made of, opened: adapters with their weights, and the base as the merge sees it."""
+
+    base: BaseModel
+    adapters: tuple[tuple[Adapter, float], ...]
+    notes: tuple[str, ...]
+
+
+def open_inputs(
+    adapters: Sequence[Weighted], base: Path | str, *, onto_nf4: bool = False, double_quant: bool = False
+) -> Inputs:
+    """Open adapters and base, and say how the base relates to what each adapter was trained on."""
+    if not adapters:
+        raise UsageError("no adapter given")
+    opened = tuple((open_adapter(locate(path)), weight) for path, weight in adapters)
+    model = open_base(locate(base))
+    notes = [note for adapter, _ in opened if (note := origin_note(adapter, model, onto_nf4=onto_nf4))]
+    if isinstance(model.store, Bnb4bit):
+        notes.append("the base is 4-bit: it is dequantised as training saw it, and the result is a 16-bit model")
+    if double_quant and not onto_nf4:
+        raise UsageError("--double-quant goes with --onto-nf4")
+    if onto_nf4:
+        model = _onto_nf4(model, double_quant=double_quant)
+        notes.append("merging onto the NF4 round trip of the base: what a 4-bit training saw, not the original weights")
+    return Inputs(model, opened, tuple(notes))
+
+
+def _onto_nf4(base: BaseModel, *, double_quant: bool) -> BaseModel:
+    if isinstance(base.store, Bnb4bit):
+        raise UsageError(f"{base.path} is 4-bit already", hint="leave --onto-nf4 out")
+    if base.has_conv1d:
+        raise UnsupportedError(f"--onto-nf4: {base.model_type} stores its layers transposed, which is not supported")
+    names = frozenset(quantised_by_training(base.store.infos, base.head))
+    return replace(base, store=NF4RoundTrip(base.store, names, double_quant=double_quant))
+
+
+def merge(
+    adapters: Sequence[Weighted],
+    base: Path | str,
+    out: Path | str,
+    *,
+    options: MergeOptions | None = None,
+    rounding: Rounding = "once",
+    device: str = "cpu",
+    onto_nf4: bool = False,
+    double_quant: bool = False,
+) -> MergeJob:
+    """Plan a merge into the folder ``out``: nothing is written until the job is iterated.
+
+    ``for nbytes in merge(...)`` runs it, ``job.report`` then tells what was done. Raises AdaptoolError.
+    """
+    inputs = open_inputs(adapters, base, onto_nf4=onto_nf4, double_quant=double_quant)
+    merged = merge_store(inputs.base, inputs.adapters, rounding=rounding, compute=compute_for(device))
+    return MergeJob(merged, inputs.adapters, Path(out), options or MergeOptions(), notes=inputs.notes)

@@ -1,0 +1,43 @@
+"""From what a user typed to where the bytes are: the one door every command opens its inputs through.
+
+Today every input is a local path. Remote ones (a Git revision, a hub id, hf://, s3://) arrive by registering a
+resolver in ``RESOLVERS``: a lower room never imports the higher one that knows how to fetch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from adaptool.errors import NotFoundError, UnsupportedError
+
+Resolver = Callable[[str], Path | None]
+"""Gives the local path of what a string names, or None where the string is not its kind."""
+
+RESOLVERS: list[Resolver] = []
+
+LOCAL = re.compile(r"(?:\.{1,2}(?:/|$)|/|~)")
+"""What begins like this is a path and never reaches a resolver."""
+
+
+def locate(text: str | Path) -> Path:
+    """The path of an existing file or folder; NotFoundError or UnsupportedError say what the string looks like."""
+    path = Path(text).expanduser()
+    if path.exists():
+        return path
+    text = str(text)
+    if not LOCAL.match(text):
+        for resolve in RESOLVERS:
+            if (found := resolve(text)) is not None:
+                return found
+        if scheme := re.match(r"([a-z][a-z0-9+.-]*)://", text):
+            raise UnsupportedError(
+                f"{text}: {scheme.group(1)}:// is not supported by this version", hint="download it and give its folder"
+            )
+        if re.fullmatch(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?", text):
+            raise NotFoundError(
+                f"{text}: no such file or folder, and hub ids are not supported by this version",
+                hint="download it (hf download) and give its folder",
+            )
+    raise NotFoundError(f"{text}: no such file or folder")
