@@ -41,7 +41,8 @@ class KernelHook(BuildHookInterface):
 
 def compile_kernels(room: Path) -> Path | None:
     """The compiled library, or None where nothing here can compile it; replaced atomically."""
-    compiler = shutil.which(os.environ.get("CC", "")) or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    candidates = (os.environ.get("CC", ""), "cc", "gcc", "clang")
+    compiler = next(filter(None, map(shutil.which, candidates)), None)
     if compiler is None or sys.platform == "win32":
         return None
     target = room / "_kernels.so"
@@ -58,4 +59,4 @@ def compile_kernels(room: Path) -> Path | None:
 
 
 if __name__ == "__main__":
-    print(compile_kernels(Path(__file__).parent / ROOM) or "no C compiler found")
+    sys.stdout.write(f"{compile_kernels(Path(__file__).parent / ROOM) or 'no C compiler found'}\n")

@@ -115,7 +115,7 @@ def _libraries() -> tuple[Any, Any, Any]:
     return torch, transformers, peft
 
 
-def _model_class(transformers: Any, adapters: Sequence[tuple[Adapter, float]], merged: Path) -> Any:  # noqa: ANN401
+def _model_class(transformers: Any, adapters: Sequence[tuple[Adapter, float]], merged: Path) -> Any:
     if not (merged / "config.json").is_file():
         raise NotFoundError(f"{merged}: no config.json, so transformers cannot run it", hint="use --verify instead")
     task = next((a.config.task_type for a, _ in adapters if a.config.task_type), None)
@@ -126,15 +126,17 @@ def _model_class(transformers: Any, adapters: Sequence[tuple[Adapter, float]], m
     return found or transformers.AutoModel
 
 
-def _shape_of(transformers: Any, model_class: Any, merged: Path) -> Mapping[str, int]:  # noqa: ANN401
+def _shape_of(transformers: Any, model_class: Any, merged: Path) -> Mapping[str, int]:
     """What the base must be given to have the merged model's shape: its number of labels, its vocabulary."""
     config = transformers.AutoConfig.from_pretrained(merged)
-    shape = {"vocab_size": config.get_text_config().vocab_size} if hasattr(config.get_text_config(), "vocab_size") else {}
+    shape = (
+        {"vocab_size": config.get_text_config().vocab_size} if hasattr(config.get_text_config(), "vocab_size") else {}
+    )
     classifies = model_class.__name__.endswith("Classification")
     return {**shape, "num_labels": config.num_labels} if classifies else shape
 
 
-def _load(torch: Any, model_class: Any, path: Path, shape: Mapping[str, int]) -> Any:  # noqa: ANN401
+def _load(torch: Any, model_class: Any, path: Path, shape: Mapping[str, int]) -> Any:
     labels = {key: value for key, value in shape.items() if key == "num_labels"}
     try:
         model = model_class.from_pretrained(path, dtype=torch.float32, local_files_only=True, **labels).eval()
@@ -146,7 +148,7 @@ def _load(torch: Any, model_class: Any, path: Path, shape: Mapping[str, int]) ->
         raise UnsupportedError(f"{path}: transformers cannot load it: {error}", hint="use --verify instead") from error
 
 
-def _adapt(peft: Any, model: Any, adapters: Sequence[tuple[Adapter, float]]) -> Any:  # noqa: ANN401
+def _adapt(peft: Any, model: Any, adapters: Sequence[tuple[Adapter, float]]) -> Any:
     """The base with its adapters on, at their weights."""
     if isinstance(model, peft.PeftModel):
         return model
@@ -166,7 +168,9 @@ def _adapt(peft: Any, model: Any, adapters: Sequence[tuple[Adapter, float]]) -> 
     return wrapped
 
 
-def _inputs(transformers: Any, torch: Any, folder: Path, prompts: Sequence[str]) -> tuple[list[Mapping[str, Any]], bool]:
+def _inputs(
+    transformers: Any, torch: Any, folder: Path, prompts: Sequence[str]
+) -> tuple[list[Mapping[str, Any]], bool]:
     """Each prompt as token ids; random ids of the model's vocabulary where the folder has no tokenizer."""
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -178,7 +182,7 @@ def _inputs(transformers: Any, torch: Any, folder: Path, prompts: Sequence[str])
         return [{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in ids], True
 
 
-def _run(model: Any, inputs: Mapping[str, Any]) -> tuple[str, Any]:  # noqa: ANN401
+def _run(model: Any, inputs: Mapping[str, Any]) -> tuple[str, Any]:
     inputs = {key: value for key, value in inputs.items() if key != "token_type_ids" or _takes_types(model)}
     if getattr(model.config, "is_encoder_decoder", False):
         inputs = {**inputs, "decoder_input_ids": inputs["input_ids"]}
@@ -186,27 +190,29 @@ def _run(model: Any, inputs: Mapping[str, Any]) -> tuple[str, Any]:  # noqa: ANN
     for name in ("logits", "last_hidden_state"):
         if getattr(output, name, None) is not None:
             return name, getattr(output, name)
-    raise UnsupportedError(f"{type(model).__name__} gives neither logits nor hidden states", hint="use --verify instead")
+    raise UnsupportedError(
+        f"{type(model).__name__} gives neither logits nor hidden states", hint="use --verify instead"
+    )
 
 
-def _takes_types(model: Any) -> bool:  # noqa: ANN401
+def _takes_types(model: Any) -> bool:
     return bool(getattr(model.config, "type_vocab_size", 0))
 
 
-def _rows(values: Any) -> Any:  # noqa: ANN401
+def _rows(values: Any) -> Any:
     return values.float().reshape(-1, values.shape[-1])
 
 
-def _kl(torch: Any, truth: Any, other: Any) -> float:  # noqa: ANN401
+def _kl(torch: Any, truth: Any, other: Any) -> float:
     p, q = torch.log_softmax(truth.double(), -1), torch.log_softmax(other.double(), -1)
     return float((p.exp() * (p - q)).sum(-1).mean().clamp_min(0))
 
 
-def _relative(torch: Any, truth: Any, other: Any) -> float:  # noqa: ANN401
+def _relative(torch: Any, truth: Any, other: Any) -> float:
     return float(((truth - other).double() ** 2).sum() / (truth.double() ** 2).sum())
 
 
-def _top1(torch: Any, truth: Any, other: Any) -> float:  # noqa: ANN401
+def _top1(torch: Any, truth: Any, other: Any) -> float:
     best = torch.softmax(truth.double(), -1).topk(2, dim=-1).values
     clear = (best[:, 0] - best[:, 1]) >= MARGIN
     if not bool(clear.any()):

@@ -140,7 +140,7 @@ class Merged(Store):
         """
         layout = self.layout(name)
         block = self.block(name, first, self.unmerged(name, first * layout.unit, (first + count) * layout.unit))
-        values = widen(block.raw, block.kind).astype(np.float64)
+        values: Floats = widen(block.raw, block.kind).astype(np.float64)
         largest = np.abs(values)
         for patch in self.plan.patches[name]:
             updated = patch.exact(values, block)

@@ -23,8 +23,16 @@ from adaptool.tensors.compute import single_threaded_blas
 from adaptool.tensors.dtypes import DType, most_common
 from adaptool.tensors.safetensors import INDEX_NAME, shard_of
 from adaptool.tensors.store import Cast, Selected, Store
-from adaptool.tensors.writer import PIECE_BYTES, Piece, PieceWriter
-from adaptool.tensors.writer import index_json, pieces_of, plan_files, shard_groups, shard_names
+from adaptool.tensors.writer import (
+    PIECE_BYTES,
+    Piece,
+    PieceWriter,
+    index_json,
+    pieces_of,
+    plan_files,
+    shard_groups,
+    shard_names,
+)
 from adaptool.versions import MANIFEST_NAME, listed_only, manifest_text
 
 DEFAULT_SHARD = 5_000_000_000
@@ -280,5 +288,5 @@ class MergeJob:
         (partial / "README.md").write_text(text, encoding="utf-8")
 
 
-def _write_json(path: Path, value: Any) -> None:  # noqa: ANN401
+def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -16,7 +16,6 @@ from typing import Any
 from adaptool.adapters.base import BaseModel
 from adaptool.adapters.plan import Plan
 from adaptool.tensors.files import open_file
-from adaptool.tensors.jsons import parse_json
 
 SIDE_FILES = re.compile(
     r"(?!adapter_|adaptool\.json|config\.json|.*\.index\.json|training_args|trainer_state|optimizer|scheduler|README)"
@@ -194,8 +193,3 @@ def licence_of(folder: Path) -> str | None:
     match = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
     found = re.search(r"^license:\s*([\w.+-]+)\s*$", match.group(1), re.MULTILINE) if match else None
     return found.group(1) if found else None
-
-
-def read_json(path: Path) -> Any:
-    """A small JSON file of the model's folder."""
-    return parse_json(open_file(path).read_all(16 << 20), str(path))

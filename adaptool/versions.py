@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.config import AdapterConfig
+from adaptool.tensors.dtypes import bytes_of
 from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
 from adaptool.tensors.store import Store
@@ -74,7 +77,7 @@ def tensor_digest(store: Store, name: str) -> str:
     info = store[name]
     digest = hashlib.sha256(canonical_json([info.name, info.dtype.name, list(info.shape)]))
     for start, stop in store.spans(name, CHUNK_BYTES):
-        digest.update(memoryview(store.read(name, start, stop)).cast("B"))
+        digest.update(bytes_of(np.ascontiguousarray(store.read(name, start, stop))))
     return digest.hexdigest()
 
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 
 from adaptool.tensors.dtypes import F64, DType, Floats
 from adaptool.tensors.store import Store
+
+Number = Literal["float32", "float64"]
+"""What a merge computes in: float32, and float64 for an F64 base and for checks."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ class Factors:
     first_row: int = 0
     """The delta's row that is the tensor's row 0: gate and up share one fused delta."""
 
-    def load(self, number: type[np.floating]) -> tuple[Floats, Floats]:
-        """Matrices (left, right) with ΔW/s = left @ right, as ``number`` (float32, or float64 for an F64 base)."""
+    def load(self, number: Number) -> tuple[Floats, Floats]:
+        """Matrices (left, right) with ΔW/s = left @ right, as ``number``."""
         return _load(self, number)
 
     def each(self) -> tuple[Factors, ...]:
@@ -44,7 +48,7 @@ class Factors:
 
 
 @lru_cache(maxsize=6)
-def _load(factors: Factors, number: type[np.floating]) -> tuple[Floats, Floats]:
+def _load(factors: Factors, number: Number) -> tuple[Floats, Floats]:
     """The factors of the tensors being worked on, and no more: each worker is inside one tensor at a time."""
     a = _array(factors.store, factors.a, number)
     b = _array(factors.store, factors.b, number)
@@ -64,7 +68,7 @@ def _load(factors: Factors, number: type[np.floating]) -> tuple[Floats, Floats]:
 
 
 @lru_cache(maxsize=4)
-def _array(store: Store, key: str, number: type[np.floating]) -> Floats:
+def _array(store: Store, key: str, number: Number) -> Floats:
     """A saved factor; kept a while because the experts of a layer are tensors of their own and share it."""
     return store.array(key).astype(number, copy=False)
 
@@ -78,6 +82,6 @@ def block_diagonal(stacked: Floats, blocks: int) -> Floats:
     return result
 
 
-def number_of(kind: DType) -> type[np.floating]:
+def number_of(kind: DType) -> Number:
     """The type PEFT computes in on a base of ``kind``: float32, which only F64 exceeds."""
-    return np.float64 if kind == F64 else np.float32
+    return "float64" if kind == F64 else "float32"

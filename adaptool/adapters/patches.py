@@ -15,9 +15,9 @@ from typing import Literal
 import numpy as np
 
 from adaptool.adapters.blocks import Block, tile_stop
-from adaptool.adapters.factors import Factors, number_of
+from adaptool.adapters.factors import Factors, Number, number_of
 from adaptool.tensors.compute import Compute, NumpyCompute, Values
-from adaptool.tensors.dtypes import Floats, widen
+from adaptool.tensors.dtypes import Array, Floats, widen
 from adaptool.tensors.store import Store
 
 Rounding = Literal["asked", "once", "twice"]
@@ -85,12 +85,12 @@ class LowRank(Patch):
     def inert(self) -> bool:
         """Whether the delta is zero everywhere: an untrained B, or a scale of 0."""
         return self.scale == 0 or not any(
-            all(side.any() for side in factors.load(np.float32)) for factors in self.factors
+            all(side.any() for side in factors.load("float32")) for factors in self.factors
         )
 
     def exact(self, values: Floats, block: Block) -> Floats:
         expert, row = divmod(block.start, block.height)
-        left, right = self.factors[expert].load(np.float64)
+        left, right = self.factors[expert].load("float64")
         return values + (left[row : row + values.shape[0]] @ right) * self.scale
 
 
@@ -127,10 +127,10 @@ class Dora(Patch):
     def exact(self, values: Floats, block: Block) -> Floats:
         unmerged = widen(block.raw, block.kind).astype(np.float64)
         norms = np.linalg.norm(self.low_rank.exact(unmerged, block), axis=1)
-        magnitude = self.magnitudes(np.float64)[block.start : block.stop]
+        magnitude = self.magnitudes("float64")[block.start : block.stop]
         return self.low_rank.exact(values, block) * (magnitude / norms)[:, None]
 
-    def magnitudes(self, number: type[np.floating]) -> Floats:
+    def magnitudes(self, number: Number) -> Floats:
         """m, shape (outputs,)."""
         return self.low_rank.factors[0].store.array(self.magnitude).astype(number).reshape(-1)
 
@@ -154,7 +154,7 @@ class DoraByColumn(Dora):
 
     def exact(self, values: Floats, block: Block) -> Floats:
         norms = self._norms(block, NumpyCompute())
-        return self.low_rank.exact(values, block) * (self.magnitudes(np.float64) / norms)[None, :]
+        return self.low_rank.exact(values, block) * (self.magnitudes("float64") / norms)[None, :]
 
     def _measure(self, block: Block, compute: Compute) -> Floats:
         """‖W + Δ‖ of each column, summed row after row as PyTorch sums a strided axis."""

@@ -10,7 +10,6 @@ import importlib
 import os
 import sys
 import traceback
-from typing import Any
 
 import click
 
@@ -99,7 +98,7 @@ def main(args: list[str] | None = None) -> int:
     except click.ClickException as error:
         return console.fail(error.format_message(), None, code=2)
     except (KeyboardInterrupt, click.Abort):
-        return console.fail("interrupted", _interrupted_hint(), code=130)
+        return console.fail("interrupted", None, code=130)
     except AdaptoolError as error:
         _debug()
         return console.fail(error.message, error.hint, code=error.exit_code, cause=error.__cause__)
@@ -119,10 +118,6 @@ def main(args: list[str] | None = None) -> int:
         return console.fail(message, "please report it; ADAPTOOL_DEBUG=1 shows where it happened", code=3)
 
 
-def _interrupted_hint() -> str | None:
-    return None
-
-
-def _debug() -> Any:
+def _debug() -> None:
     if os.environ.get("ADAPTOOL_DEBUG"):
         traceback.print_exc()

@@ -16,7 +16,6 @@ DEVICES = click.Choice(["cpu", "cuda", "torch-cpu"])
 ROUNDINGS = click.Choice(["once", "safe"])
 
 
-# fmt: off
 @click.command(epilog="Example:  adaptool merge ./adapter --base ./model --out merged/")
 @click.argument("adapters", metavar="ADAPTER[:WEIGHT]...", nargs=-1, required=True)
 @base_option(required=True, help="The model to merge into: a folder, a weights file, or an index file.")
@@ -38,9 +37,8 @@ ROUNDINGS = click.Choice(["once", "safe"])
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @json_option
 @click.pass_obj
-# fmt: on
-def merge(console: Console, adapters: tuple[str, ...], base: str, out: Path, dry_run: bool, as_json: bool,
-          **how: Any) -> int:  # noqa: ANN401  # fmt: skip
+def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, dry_run: bool, as_json: bool,
+          **how: Any) -> int:  # fmt: skip
     """Merge adapters into a base model, in the order given, each at its weight (default 1).
 
     OUT is a complete model folder. Every merge checks a sample of its rows against float64; --verify checks all.
@@ -65,7 +63,7 @@ def merge(console: Console, adapters: tuple[str, ...], base: str, out: Path, dry
 
 
 def _options(*, dtype: str | None, shard_size: str | None, workers: int | None, verify: bool, parity: str | None,
-             prompts: tuple[str, ...], **same: bool) -> Any:  # noqa: ANN401  # fmt: skip
+             prompts: tuple[str, ...], **same: bool) -> Any:  # fmt: skip
     from adaptool.checks import forward_check, verify_check
     from adaptool.jobs import default_workers
     from adaptool.merge_folder import MergeOptions

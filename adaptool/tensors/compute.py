@@ -56,7 +56,7 @@ class Compute(ABC):
         """‖·‖₂ of each row, in the type of ``values``, summed in the order PyTorch sums in where that is float32."""
 
     def add(self, raw: Array, kind: DType, delta: Values, scale: float, *, safe: bool) -> None:
-        """W ← round(W + delta·scale) in place; ``safe`` rounds delta·scale to W's type first, as ``safe_merge=True`` does."""
+        """W ← round(W + delta·scale) in place; ``safe`` rounds delta·scale to W's type first, as safe_merge does."""
         update = delta * scale
         if safe:
             rounded = np.empty_like(raw)
@@ -125,7 +125,7 @@ class NumpyCompute(Compute):
         form = "safe" if safe and kind.name != "F32" else "once"
         function = getattr(self._library, f"add_{form}_{kind.name.lower()}", None)
         if function is None or delta.dtype != np.float32:
-            super().add(raw, kind, delta, np.float32(scale) if delta.dtype == np.float32 else scale, safe=safe)
+            super().add(raw, kind, delta, float(np.float32(scale)) if delta.dtype == np.float32 else scale, safe=safe)
             return
         function(raw.ctypes.data, np.ascontiguousarray(delta).ctypes.data, scale, raw.size)
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from adaptool.errors import UnsupportedError
 
-Array = NDArray[np.generic]
-Floats = NDArray[np.floating]
+Array = NDArray[Any]
+Floats = NDArray[Any]
+"""float32 or float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,11 @@ def dtype(name: str) -> DType:
 BF16, F16, F32, F64 = DTYPES["BF16"], DTYPES["F16"], DTYPES["F32"], DTYPES["F64"]
 
 
+def bytes_of(array: Array) -> memoryview:
+    """A C-contiguous array's bytes, for reading into and writing from."""
+    return array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
+
+
 def most_common(sizes: Iterable[tuple[DType, int]]) -> DType:
     """The mergeable type with the most elements, F32 where there is none."""
     totals: dict[DType, int] = {}
@@ -115,7 +122,7 @@ def widen(raw: Array, kind: DType) -> Floats:
     """Stored bits of a float type as float32 (float64 stays float64), exactly; same shape, a new array or a view."""
     match kind.name:
         case "F32" | "F64":
-            return raw  # type: ignore[return-value]
+            return raw
         case "BF16":
             bits = raw.astype(np.uint32)
             bits <<= 16
@@ -128,7 +135,7 @@ def widen(raw: Array, kind: DType) -> Floats:
 
 
 def narrow(values: Floats, kind: DType) -> Array:
-    """Floats rounded to ``kind``, to nearest even, as its storage bits; float64 is rounded once, not through float32."""
+    """Floats rounded once to ``kind``, to nearest even, as its storage bits (float64 does not go through float32)."""
     match kind.name:
         case "F64":
             return values.astype(np.float64, copy=False)
@@ -148,8 +155,8 @@ def _odd_f32(values: Floats) -> NDArray[np.float32]:
     Source: S. Boldo, G. Melquiond, "Emulation of FMA and correctly rounded sums", 2008.
     """
     if values.dtype == np.float32:
-        return values  # type: ignore[return-value]
-    with np.errstate(over="ignore"):
+        return values
+    with np.errstate(over="ignore", invalid="ignore"):
         near = values.astype(np.float32)
     bits = near.view(np.uint32)
     exact = (near == values) | ~np.isfinite(near)

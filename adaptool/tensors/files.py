@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptool.errors import DiskError, FormatError, NotFoundError
-from adaptool.tensors.dtypes import Array
+from adaptool.tensors.dtypes import Array, bytes_of
 
 
 @dataclass
@@ -33,7 +33,7 @@ class FileHandle:
 
     def read_into(self, out: Array | memoryview, offset: int) -> None:
         """Fill ``out`` (contiguous) with the bytes from ``offset``."""
-        view = memoryview(out).cast("B") if memoryview(out).nbytes else memoryview(b"")
+        view = out if isinstance(out, memoryview) else bytes_of(out)
         done = 0
         while done < len(view):
             try:

@@ -9,7 +9,6 @@ tensors, without holes or overlaps.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -180,7 +179,7 @@ def open_sharded(index_path: Path) -> Store:
         raise FormatError(f"{index_path}: no weight_map from tensor to file")
     shards: dict[str, Store] = {}
     for file_name in sorted(set(weight_map.values())):
-        if os.path.basename(file_name) != file_name or file_name in (".", ".."):
+        if Path(file_name).name != file_name or file_name in (".", ".."):
             raise FormatError(f"{index_path}: the shard {file_name!r} is not a file beside it")
         try:
             shards[file_name] = open_safetensors(index_path.parent / file_name)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptool.errors import DiskError
-from adaptool.tensors.dtypes import Array
+from adaptool.tensors.dtypes import Array, bytes_of
 from adaptool.tensors.store import Extent, Store, TensorInfo
 
 PIECE_BYTES = 8 << 20
@@ -171,7 +171,7 @@ class PieceWriter:
                 self._copy(piece.copied_from, descriptor, piece.offset)
                 return
             rows = self._store.read(piece.tensor, piece.start, piece.stop, self._buffer(piece))
-            _write(descriptor, memoryview(rows).cast("B"), piece.offset)
+            _write(descriptor, bytes_of(rows), piece.offset)
         except OSError as error:
             raise DiskError(f"{self._folder / piece.file}: {error.strerror}", hint=_hint(error)) from error
 
@@ -180,7 +180,7 @@ class PieceWriter:
         info = self._store[piece.tensor]
         out = np.empty((count, info.columns), info.dtype.storage)
         at = self._plans[piece.file].offsets[piece.tensor] + row * info.row_nbytes
-        os.preadv(self._descriptors[piece.file], [memoryview(out).cast("B")], at)
+        os.preadv(self._descriptors[piece.file], [bytes_of(out)], at)
         return out
 
     def _buffer(self, piece: Piece) -> Array:
@@ -189,7 +189,7 @@ class PieceWriter:
         held = getattr(self._buffers, "held", None)
         if held is None or held.nbytes < piece.nbytes:
             held = self._buffers.held = np.empty(piece.nbytes, np.uint8)
-        return held[: piece.nbytes].view(info.dtype.storage).reshape(piece.stop - piece.start, -1)  # type: ignore[no-any-return]
+        return held[: piece.nbytes].view(info.dtype.storage).reshape(piece.stop - piece.start, -1)
 
     def _copy(self, source: Extent, descriptor: int, offset: int) -> None:
         with self._lock:

@@ -61,7 +61,7 @@ class Lora(Tuner):
         if method is None:
             return Refusal(f"init_lora_weights={init!r} is not known here", "is adaptool up to date?")
         return Refusal(
-            f"{method} initialisation changes the base's weights, so the saved factors do not belong on the original base",
+            f"{method} initialisation changes the base's weights: the saved factors do not belong on the original",
             "convert it where it was trained: save_pretrained(path_initial_model_for_weight_conversion=…)",
         )
 

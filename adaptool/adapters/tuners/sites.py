@@ -194,7 +194,7 @@ def _experts_swapped(
     base: BaseModel,
     config: AdapterConfig,
 ) -> bool:
-    """Whether an expert's matrix is (in, out): from the shapes, else the architecture, else the PEFT that trained it."""
+    """Whether an expert's matrix is (in, out): from shapes, else the architecture, else the PEFT that trained it."""
     straight, swapped = shape == (b[0], a[1]), shape == (a[1], b[0])
     if straight != swapped:
         return swapped

@@ -49,6 +49,6 @@ def variant_rounds_twice(config: AdapterConfig) -> bool:
 def check_ranks(adapter: Adapter, module: str, declared: int, in_a: int, in_b: int) -> None:
     if not declared == in_a == in_b:
         raise MismatchError(
-            f"{adapter.path}: {module} has rank {in_a} in lora_A and {in_b} in lora_B, and the config declares {declared}",
+            f"{adapter.path}: {module} has rank {in_a} in lora_A, {in_b} in lora_B, and the config declares {declared}",
             hint="the scale would be wrong: correct r or rank_pattern in adapter_config.json",
         )

@@ -1,0 +1,239 @@
+"""What lies in an adapter, tensor by tensor: every saved key in exactly one role, every module in its place.
+
+``inspect`` reads every PEFT type, also those that nothing here can merge; for that a grammar of the parts they
+save is enough.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from adaptool.adapters.adapter import Adapter
+from adaptool.adapters.base import EMBEDDINGS, HEADS
+from adaptool.adapters.config import AdapterConfig
+from adaptool.adapters.factors import Factors
+from adaptool.adapters.names import FULL, Key, parse, projection_of
+from adaptool.adapters.tuners.lora import _blocks as bdlora_blocks
+from adaptool.adapters.tuners.sites import PARAMETER_ORDER
+from adaptool.adapters.tuners.unmergeable import PROMPTS
+from adaptool.tensors.store import TensorInfo
+
+STEMS = (
+    "adamss adaption beft boft bone c3a deft delora fourierft frod glora gralora hada hira hra ia3 internal_xlora lily"
+    " ln_tuning lokr lora miss oft osf peanut poly psoft pvera randlora road shadow shira supertuning tinylora"
+    " trainable_tokens unilora vblora vera waveft"
+)
+"""How the names of PEFT types' own parameters begin: ``hada_w1_a``, ``ia3_l``, ``vera_lambda_b``, …"""
+
+ANY_PART = re.compile(rf"base_layer\.(?:weight|bias)|(?:token_adapter\.)?(?:{STEMS.replace(' ', '|')})_[^.]+(?:\..+)?")
+
+FROZEN_PART = re.compile(
+    r"(?:shira|supertuning)_indices|(?:p?vera|randlora|tinylora)_[AB]|tinylora_P|frod_(?:V|s_indices|s_size)\..+"
+    r"|delora_w_norm|glora_[A-E]\.zeros|vblora_topk_indices|boft_P|lora_velora_embed"
+)
+"""Saved because the adapter needs them, and never trained: random projections, indices, statistics."""
+
+Role = Literal["trained", "unfrozen", "copy", "carried", "frozen", "undeclared", "stray"]
+"""What a saved tensor is.
+
+trained: the adapter's own. unfrozen: a bias of the base, trained in place. copy: a module trained whole
+(modules_to_save), beside the base's original. carried: the base's own weight, saved along (a resized vocabulary).
+frozen: needed, not trained. undeclared: in no way named by the config. stray: without PEFT's prefix, so PEFT ignores it.
+"""
+
+NEEDED_FIELDS = {"lora_diag": "kasa_config", "lora_magnitude": "use_dora", "lora_velora": "velora_config",
+                 "lora_monteclora": "monteclora_config", "lora_B.bias": "lora_bias",
+                 "token_adapter.trainable": "trainable_token_indices"}  # fmt: skip
+"""Parts that belong to an adapter only where its config sets a field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a module sits: ``model.layers`` · 3 · ``self_attn.q_proj``; ``layer`` is None outside every stack."""
+
+    stack: str
+    layer: int | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One saved tensor, accounted for."""
+
+    key: Key
+    role: Role
+    info: TensorInfo
+
+    @property
+    def place(self) -> Place:
+        """Where its module sits."""
+        return place_of(self.key.module)
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankModule:
+    """One module that LoRA wraps: its factors, and what its config declares for it."""
+
+    name: str
+    """The module, or for experts the parameter: ``…mlp.experts.gate_up_proj``."""
+    declared_rank: int
+    alpha: float
+    scale: float
+    factors: tuple[Factors, ...]
+    """One per expert."""
+    shape: tuple[int, int]
+    """(out, in) of one matrix; a convolution's in is channels × kernel."""
+    magnitude: str | None = None
+    """DoRA's magnitude vector."""
+
+    @property
+    def rank(self) -> int:
+        """The rank in the weights, whatever is declared."""
+        return self.factors[0].rank
+
+
+def place_of(module: str) -> Place:
+    """Take a module's name apart at its first number; further numbers (experts, T5's sub-layers) become ``*``.
+
+    A number that ends the name ("body.0") is no layer: the module itself is numbered.
+    """
+    match = re.match(r"(?:(.*?)\.)?(\d+)\.(.+)", module)
+    if match is None:
+        return Place("", None, module)
+    stack, layer, rest = match.groups()
+    return Place(stack or "", int(layer), re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", rest))
+
+
+def saved_tensors(adapter: Adapter) -> tuple[Saved, ...]:
+    """Every saved tensor with its role, in saved order."""
+    config = adapter.config
+    lora = config.peft_type == "LORA"
+    keys = adapter.keys if lora else tuple(parse(text, ANY_PART) for text in adapter.store)
+    names = {key.module for key in keys if key.part == FULL}
+    return tuple(
+        Saved(key, "carried" if _is_second_copy(key, names) else _role(key, config, info), info)
+        for key in keys
+        for info in (adapter.store[key.text],)
+    )
+
+
+def _is_second_copy(key: Key, names: set[str]) -> bool:
+    """Whether a wrapper's frozen original, or its trained copy under the wrapper's own name, is saved along."""
+    if key.part != FULL:
+        return False
+    plain = key.module.replace(".modules_to_save.", ".")
+    return plain != key.module and plain in names
+
+
+def _role(key: Key, config: AdapterConfig, info: TensorInfo) -> Role:
+    if key.part == "":
+        return "trained" if config.peft_type in PROMPTS else "stray"
+    if key.part == FULL:
+        return _full_role(key.module, config)
+    leaf = key.part.removeprefix("token_adapter.")
+    if leaf == "base_layer.bias" and config.fields.get("bias", "none") != "none":
+        return "unfrozen"
+    if leaf.startswith("base_layer."):
+        return "carried"
+    if FROZEN_PART.fullmatch(key.part) or not info.dtype.floating:
+        return "frozen"
+    field = next((field for part, field in NEEDED_FIELDS.items() if key.part.startswith(part)), None)
+    return "undeclared" if field is not None and not config.fields.get(field) and _absent(config, field) else "trained"
+
+
+def _absent(config: AdapterConfig, field: str) -> bool:
+    """Whether a field is off; an empty ``kasa_config: {}`` is on."""
+    return config.fields.get(field) is None or config.fields.get(field) is False
+
+
+def _full_role(parameter: str, config: AdapterConfig) -> Role:
+    """The role of a tensor that is no part of an adapter; ``bias="all"`` means every name with "bias" in it, as in PEFT."""
+    module, _, leaf = parameter.rpartition(".")
+    all_biases = config.fields.get("bias") == "all" and "bias" in parameter
+    if ".original_module." in parameter:
+        return "unfrozen" if all_biases else "carried"
+    if saved_whole(parameter, config):
+        return "copy"
+    if all_biases or (leaf == "bias" and config.fields.get("bias", "none") != "none"):
+        return "unfrozen"
+    return "carried" if leaf == "weight" and projection_of(module) in (*EMBEDDINGS, *HEADS) else "undeclared"
+
+
+def saved_whole(parameter: str, config: AdapterConfig) -> bool:
+    """Whether ``modules_to_save`` takes a parameter: PEFT wraps every module whose name *ends with* an entry."""
+    return any(name_ends_with(parameter.rpartition(".")[0], name) for name in config.names("modules_to_save"))
+
+
+def name_ends_with(module: str, ending: str) -> bool:
+    """Whether a module or one it lies in ends with ``ending``, as a plain string."""
+    segments = module.split(".")
+    return any(".".join(segments[: i + 1]).endswith(ending) for i in range(len(segments)))
+
+
+def low_rank_modules(adapter: Adapter) -> Iterator[LowRankModule]:
+    """Every module with both factors; what lacks one is an orphan. Only for LORA."""
+    for module, parts in adapter.modules.items():
+        magnitude = parts.get("lora_magnitude_vector", parts.get("lora_magnitude_vector.weight"))
+        if "lora_A.weight" in parts and "lora_B.weight" in parts:
+            yield _dense(adapter, module, parts, magnitude)
+        if "lora_embedding_A" in parts and "lora_embedding_B" in parts:
+            a, b = parts["lora_embedding_A"], parts["lora_embedding_B"]
+            (rank, tokens), width = adapter.store[a].shape, adapter.store[b].shape[0]
+            factors = Factors(adapter.store, a, b, rank, swapped=True)
+            yield _described(module, adapter.config, (factors,), (tokens, width), magnitude)
+
+
+def _dense(adapter: Adapter, module: str, parts: Mapping[str, str], magnitude: str | None) -> LowRankModule:
+    config, store = adapter.config, adapter.store
+    a, b = store[parts["lora_A.weight"]], store[parts["lora_B.weight"]]
+    name = runtime_name(module, config)
+    declared = config.rank_of(name)
+    in_experts = name != module.replace(".base_layer", "")
+    experts = max(1, a.shape[0] // declared) if in_experts else 1
+    blocks_a, blocks_b = bdlora_blocks(module, config)
+    width = a.size // a.shape[0] * blocks_a if a.shape[0] else 0
+    factors = Factors(
+        store, a.name, b.name, a.shape[0] // experts, blocks_a=blocks_a, blocks_b=blocks_b, experts=experts,
+        diagonal=parts.get("lora_diag") if config.fields.get("kasa_config") is not None else None,
+    )  # fmt: skip
+    return _described(name, config, factors.each(), (b.shape[0], width), magnitude)
+
+
+def _described(
+    name: str, config: AdapterConfig, factors: tuple[Factors, ...], shape: tuple[int, int], magnitude: str | None
+) -> LowRankModule:
+    return LowRankModule(
+        name, config.rank_of(name), config.alpha_of(name), config.scale_of(name), factors, shape, magnitude
+    )
+
+
+def runtime_name(module: str, config: AdapterConfig) -> str:
+    """A wrapped module's own name: without PEFT's wrappers, and with the parameter where it wraps an expert's.
+
+    ``target_parameters`` nests one wrapper per parameter, the first registered innermost; the key only says how deep.
+    """
+    plain, depth = module.replace(".base_layer", ""), module.count(".base_layer")
+    heads = [key.rpartition(".") for key in config.names("target_parameters")]
+    names = {leaf for head, _, leaf in heads if plain == head or plain.endswith(f".{head}") or not head}
+    ordered = sorted(names - {"weight"}, key=_registered)
+    return f"{plain}.{ordered[len(ordered) - 1 - depth]}" if depth < len(ordered) else plain
+
+
+def _registered(parameter: str) -> tuple[int, str]:
+    known = parameter in PARAMETER_ORDER
+    return (PARAMETER_ORDER.index(parameter) if known else len(PARAMETER_ORDER), parameter)
+
+
+def orphans(adapter: Adapter) -> tuple[str, ...]:
+    """Factors without their other half."""
+    pairs = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
+    return tuple(
+        parts[one]
+        for parts in adapter.modules.values()
+        for pair in pairs
+        for one, other in (pair, pair[::-1])
+        if one in parts and other not in parts
+    )

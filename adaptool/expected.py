@@ -1,0 +1,217 @@
+"""What an adapter's config makes of a base: the tensors PEFT would train, from two JSON files and no weights.
+
+The matching is PEFT's, with its corners: a list of targets matches whole names or endings after a dot, a string is a
+regular expression for the whole name, modules_to_save excludes what lies inside, and all-linear spares the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from adaptool.adapters.base import EMBEDDINGS, HEADS
+from adaptool.adapters.config import AdapterConfig, matches
+from adaptool.adapters.names import PREFIX, projection_of
+from adaptool.adapters.tuners.lora import _blocks as bdlora_blocks
+from adaptool.adapters.tuners.sites import PARAMETER_ORDER
+from adaptool.archs.shapes import Module, Shape, model_modules
+from adaptool.contents import name_ends_with
+from adaptool.errors import NotFoundError, UnsupportedError
+from adaptool.tensors.dtypes import F32, Array, DType
+from adaptool.tensors.store import Store, TensorInfo
+
+OUTPUT_HEADS = ("lm_head", "cls.predictions.decoder", "lm_head.decoder")
+TASK_HEADS = {
+    "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",),
+}  # fmt: skip
+"""What PEFT adds to modules_to_save by itself."""
+
+DEFAULT_TARGETS = {
+    **dict.fromkeys(("t5", "mt5"), ("q", "v")),
+    **dict.fromkeys(("opt", "llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"),
+                    ("q_proj", "v_proj")),
+    **dict.fromkeys(("gpt_neox", "falcon"), ("query_key_value",)),
+    **dict.fromkeys(("bert", "roberta"), ("query", "value")),
+    "gpt2": ("c_attn",),
+    "phi": ("q_proj", "v_proj", "fc1", "fc2"),
+}  # fmt: skip
+"""What PEFT 0.21 targets where target_modules is null, of the families that have a table of shapes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shapes(Store):
+    """Tensors known by shape alone: a model or an adapter that is only a config."""
+
+    shapes: Mapping[str, TensorInfo]
+    label: str
+
+    @property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return self.shapes
+
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        raise NotFoundError(f"{self.label}: only a config is here, so {name!r} cannot be read")
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def shapes_store(shapes: Mapping[str, Shape], label: str, kind: DType = F32) -> Shapes:
+    """A Store of these shapes."""
+    return Shapes({name: TensorInfo(name, kind, shape) for name, shape in shapes.items()}, label)
+
+
+def expected_tensors(config: AdapterConfig, base_config: Mapping[str, Any]) -> dict[str, Shape]:
+    """What training with ``config`` on a model with ``base_config`` saves: key → shape, biases and whole modules included.
+
+    Raises UnsupportedError for a PEFT type other than LoRA, a model without a table, or targets that match nothing.
+    """
+    if config.peft_type != "LORA":
+        raise UnsupportedError(f"what {config.peft_type} trains cannot be told from its config alone")
+    if config.fields.get("layer_replication"):
+        raise UnsupportedError("layer_replication makes a deeper model than the base's config describes")
+    # a tied head is a module all the same, which an adapter may wrap
+    modules = model_modules({**base_config, "tie_word_embeddings": False})
+    if modules is None:
+        raise UnsupportedError(f"there is no table of shapes for {_described(base_config)}")
+    wrapped = [m for m in modules if m.kind in ("linear", "conv1d", "embed") and _targeted(m, config, base_config)]
+    shapes: dict[str, Shape] = {}
+    for module in wrapped:
+        shapes |= _factors(module, config)
+    shapes |= dict(_parameter_factors(modules, config))
+    if not shapes:
+        raise UnsupportedError(f"target_modules matches no module of {_described(base_config)}")
+    return {PREFIX + key: shape for key, shape in (shapes | dict(_beside(modules, wrapped, config))).items()}
+
+
+def _described(base_config: Mapping[str, Any]) -> str:
+    named = base_config.get("architectures") or [None]
+    return f"{named[0] or base_config.get('model_type')}"
+
+
+def _targeted(module: Module, config: AdapterConfig, base_config: Mapping[str, Any]) -> bool:
+    """PEFT's ``check_target_module_exists``."""
+    excluded = config.fields.get("exclude_modules")
+    if excluded and _named(module.name, excluded, config):
+        return False
+    if any(matches(rf"(^|.*\.){name}($|\..*)", module.name, config.where) for name in kept_whole(config)):
+        return False
+    targets = config.fields.get("target_modules")
+    if targets is None and not config.fields.get("target_parameters"):
+        targets = list(DEFAULT_TARGETS.get(str(base_config.get("model_type")), ()))
+    if isinstance(targets, str) and targets.lower() == "all-linear":
+        return module.kind != "embed" and module.name not in OUTPUT_HEADS
+    if not targets or not _named(module.name, targets, config):
+        return False
+    return isinstance(targets, str) or _in_layers(module.name, config)
+
+
+def _named(module: str, names: str | list[str], config: AdapterConfig) -> bool:
+    if isinstance(names, str):
+        return matches(rf"(?:{names})\Z", module, config.where)
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def _in_layers(module: str, config: AdapterConfig) -> bool:
+    """``layers_to_transform``: the first number after a segment matching ``layers_pattern``; none means no."""
+    layers = config.fields.get("layers_to_transform")
+    if layers is None or layers == []:
+        return True
+    wanted = layers if isinstance(layers, list) else [layers]
+    patterns = config.names("layers_pattern")
+    # PEFT asks for two segments before the number where no pattern is given
+    heads = [rf"(?:^|.*?\.){pattern}\." for pattern in patterns] or [r".*?\.[^.]*\."]
+    numbers = (_number_after(head, module, config) for head in heads)
+    return next((number in wanted for number in numbers if number is not None), False)
+
+
+def _number_after(head: str, module: str, config: AdapterConfig) -> int | None:
+    segments = module.split(".")
+    for i, segment in enumerate(segments[:-1]):
+        before = "".join(f"{part}." for part in segments[:i])
+        if segment.isdecimal() and matches(rf"(?:{head})\Z", before, config.where):
+            return int(segment)
+    return None
+
+
+def _factors(module: Module, config: AdapterConfig) -> dict[str, Shape]:
+    """What wrapping one linear layer or embedding adds."""
+    rank, name = config.rank_of(module.name), module.name
+    if module.kind == "embed":
+        tokens, width = module.shape
+        added: dict[str, Shape] = {f"{name}.lora_embedding_A": (rank, tokens), f"{name}.lora_embedding_B": (width, rank)}
+        return added | ({f"{name}.lora_magnitude_vector": (width,)} if config.flag("use_dora") else {})
+    inputs, outputs = module.features
+    blocks_a, blocks_b = bdlora_blocks(name, config)
+    added = {
+        f"{name}.lora_A.weight": (rank, inputs // blocks_a),
+        f"{name}.lora_B.weight": (outputs, rank // blocks_b),
+    }
+    if config.flag("lora_bias"):
+        added[f"{name}.lora_B.bias"] = (outputs,)
+    if config.flag("use_dora"):
+        added[f"{name}.lora_magnitude_vector"] = (outputs,)
+    if config.fields.get("kasa_config") is not None:
+        added[f"{name}.lora_diag"] = (rank,)
+    return added
+
+
+def _parameter_factors(modules: tuple[Module, ...], config: AdapterConfig) -> Iterator[tuple[str, Shape]]:
+    """``target_parameters``: one wrapper per parameter, nested in the order the module registers them."""
+    wanted = config.names("target_parameters")
+    found = [
+        (name, shape)
+        for module in modules
+        for name, shape in module.parameters()
+        if any(name == key or name.endswith(f".{key}") for key in wanted)
+    ]
+    for name, shape in found:
+        owner, _, leaf = name.rpartition(".")
+        siblings = sorted((other.rpartition(".")[2] for other, _ in found if other.rpartition(".")[0] == owner), key=_order)
+        depth = len(siblings) - 1 - siblings.index(leaf)
+        experts = shape[0] if len(shape) == 3 else 1
+        rank = config.rank_of(owner if leaf == "weight" else name) * experts
+        wrapper = owner + ".base_layer" * depth
+        yield f"{wrapper}.lora_A.weight", (rank, shape[-1])
+        yield f"{wrapper}.lora_B.weight", (shape[-2], rank)
+
+
+def _order(leaf: str) -> int:
+    return PARAMETER_ORDER.index(leaf) if leaf in PARAMETER_ORDER else len(PARAMETER_ORDER)
+
+
+def kept_whole(config: AdapterConfig) -> tuple[str, ...]:
+    """``modules_to_save``, with what PEFT adds for the task."""
+    return (*config.names("modules_to_save"), *TASK_HEADS.get(config.task_type or "", ()))
+
+
+def _beside(
+    modules: tuple[Module, ...], wrapped: list[Module], config: AdapterConfig
+) -> Iterator[tuple[str, Shape]]:
+    """Whole modules, biases and trained token rows."""
+    bias = config.fields.get("bias", "none")
+    names = {module.name for module in wrapped}
+    tokens = dict(_tokens(config, modules))
+    for module in modules:
+        if module.name in tokens:
+            yield f"{module.name}.token_adapter.trainable_tokens_delta", (tokens[module.name], module.shape[1])
+        for parameter, shape in module.parameters():
+            owner, _, leaf = parameter.rpartition(".")
+            if any(name_ends_with(owner, name) for name in kept_whole(config)):
+                yield parameter, shape
+            elif "bias" in parameter and (bias == "all" or (bias == "lora_only" and owner in names)):
+                yield f"{owner}.base_layer.{leaf}" if owner in names else parameter, shape
+
+
+def _tokens(config: AdapterConfig, modules: tuple[Module, ...]) -> Iterator[tuple[str, int]]:
+    """Embeddings with trained rows, and how many; a list means the input embedding."""
+    indices = config.fields.get("trainable_token_indices")
+    if isinstance(indices, list):
+        first = next((m.name for m in modules if m.kind == "embed" and projection_of(m.name) in EMBEDDINGS), None)
+        indices = {} if first is None else {first: indices}
+    for ending, rows in (indices or {}).items():
+        for module in modules:
+            named = module.kind == "embed" or projection_of(module.name) in HEADS
+            if named and module.name.endswith(ending):
+                yield module.name, len(rows)
