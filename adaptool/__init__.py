@@ -1,3 +1,23 @@
-"""adaptool: inspect, merge, verify, compare and version LoRA adapters."""
+"""adaptool: inspect, merge and verify LoRA adapters: streaming, in constant memory, bit-identical to PEFT.
+
+The command line's verbs are functions here: ``inspect``, ``merge``, ``verify``. They are imported on first use,
+so that ``import adaptool`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adaptool.api import inspect, merge, verify
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "inspect", "merge", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("inspect", "merge", "verify"):
+        from adaptool import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'adaptool' has no attribute {name!r}")

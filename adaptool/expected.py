@@ -6,10 +6,13 @@ regular expression for the whole name, modules_to_save excludes what lies inside
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.config import AdapterConfig, matches
 from adaptool.adapters.names import PREFIX, projection_of
@@ -20,6 +23,16 @@ from adaptool.contents import name_ends_with
 from adaptool.errors import NotFoundError, UnsupportedError
 from adaptool.tensors.dtypes import F32, Array, DType
 from adaptool.tensors.store import Store, TensorInfo
+
+TASK_ENDINGS = {
+    "CAUSAL_LM": ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"),
+    "SEQ_2_SEQ_LM": ("ForConditionalGeneration",),
+    "SEQ_CLS": ("ForSequenceClassification",),
+    "TOKEN_CLS": ("ForTokenClassification",),
+    "QUESTION_ANS": ("ForQuestionAnswering",),
+    "FEATURE_EXTRACTION": ("Model",),
+}
+"""How the names of the classes end that a task is trained with, the usual one first."""
 
 OUTPUT_HEADS = ("lm_head", "cls.predictions.decoder", "lm_head.decoder")
 TASK_HEADS = {
@@ -62,8 +75,8 @@ def shapes_store(shapes: Mapping[str, Shape], label: str, kind: DType = F32) -> 
     return Shapes({name: TensorInfo(name, kind, shape) for name, shape in shapes.items()}, label)
 
 
-def expected_tensors(config: AdapterConfig, base_config: Mapping[str, Any]) -> dict[str, Shape]:
-    """What training with ``config`` on a model with ``base_config`` saves: key → shape, biases and whole modules included.
+def expected_adapter(config: AdapterConfig, base_config: Mapping[str, Any], path: Path) -> Adapter:
+    """The adapter that training with ``config`` on a model with ``base_config`` saves, as shapes without bytes.
 
     Raises UnsupportedError for a PEFT type other than LoRA, a model without a table, or targets that match nothing.
     """
@@ -72,17 +85,42 @@ def expected_tensors(config: AdapterConfig, base_config: Mapping[str, Any]) -> d
     if config.fields.get("layer_replication"):
         raise UnsupportedError("layer_replication makes a deeper model than the base's config describes")
     # a tied head is a module all the same, which an adapter may wrap
-    modules = model_modules({**base_config, "tie_word_embeddings": False})
+    modules = model_modules({**trained_config(base_config, config), "tie_word_embeddings": False})
     if modules is None:
         raise UnsupportedError(f"there is no table of shapes for {_described(base_config)}")
     wrapped = [m for m in modules if m.kind in ("linear", "conv1d", "embed") and _targeted(m, config, base_config)]
-    shapes: dict[str, Shape] = {}
-    for module in wrapped:
-        shapes |= _factors(module, config)
-    shapes |= dict(_parameter_factors(modules, config))
-    if not shapes:
+    factors = dict(shape for module in wrapped for shape in _factors(module, config))
+    factors |= dict(_parameter_factors(modules, config))
+    if not factors:
         raise UnsupportedError(f"target_modules matches no module of {_described(base_config)}")
-    return {PREFIX + key: shape for key, shape in (shapes | dict(_beside(modules, wrapped, config))).items()}
+    shapes = factors | dict(_beside(modules, wrapped, config))
+    whole = AdapterConfig({**config.fields, "modules_to_save": list(kept_whole(config)) or None}, config.where)
+    return Adapter(path, whole, shapes_store({PREFIX + key: shape for key, shape in shapes.items()}, str(path)))
+
+
+def trained_config(
+    base_config: Mapping[str, Any], config: AdapterConfig, full: Mapping[str, Shape] | None = None
+) -> Mapping[str, Any]:
+    """The config of the model that was trained: the class its task needs, the labels and vocabulary of its ``full`` tensors.
+
+    A checkpoint may be of another class (a causal one trained as a classifier, a masked one as a feature extractor).
+    """
+    trained = {**base_config, "architectures": [_task_class(base_config, config)]}
+    for name, shape in (full or {}).items():
+        owner = projection_of(name.removesuffix(".weight"))
+        if name.endswith(".weight") and len(shape) == 2 and owner in (*EMBEDDINGS, *HEADS):
+            trained["vocab_size"] = shape[0]
+        if name.endswith(("score.weight", "classifier.weight", "classifier.out_proj.weight")):
+            trained["num_labels"] = shape[0]
+    return trained
+
+
+def _task_class(base_config: Mapping[str, Any], config: AdapterConfig) -> str:
+    named = str((base_config.get("architectures") or [""])[0])
+    endings = TASK_ENDINGS.get(config.task_type or "")
+    if not named or endings is None or named.endswith(endings):
+        return named
+    return re.sub(r"(?:LMHeadModel|ForPreTraining|For[A-Z]\w+|EncoderModel|Model)$", "", named) + endings[0]
 
 
 def _described(base_config: Mapping[str, Any]) -> str:
@@ -135,26 +173,24 @@ def _number_after(head: str, module: str, config: AdapterConfig) -> int | None:
     return None
 
 
-def _factors(module: Module, config: AdapterConfig) -> dict[str, Shape]:
+def _factors(module: Module, config: AdapterConfig) -> Iterator[tuple[str, Shape]]:
     """What wrapping one linear layer or embedding adds."""
     rank, name = config.rank_of(module.name), module.name
     if module.kind == "embed":
-        tokens, width = module.shape
-        added: dict[str, Shape] = {f"{name}.lora_embedding_A": (rank, tokens), f"{name}.lora_embedding_B": (width, rank)}
-        return added | ({f"{name}.lora_magnitude_vector": (width,)} if config.flag("use_dora") else {})
-    inputs, outputs = module.features
-    blocks_a, blocks_b = bdlora_blocks(name, config)
-    added = {
-        f"{name}.lora_A.weight": (rank, inputs // blocks_a),
-        f"{name}.lora_B.weight": (outputs, rank // blocks_b),
-    }
-    if config.flag("lora_bias"):
-        added[f"{name}.lora_B.bias"] = (outputs,)
+        tokens, outputs = module.shape
+        yield f"{name}.lora_embedding_A", (rank, tokens)
+        yield f"{name}.lora_embedding_B", (outputs, rank)
+    else:
+        inputs, outputs = module.features
+        blocks_a, blocks_b = bdlora_blocks(name, config)
+        yield f"{name}.lora_A.weight", (rank, inputs // blocks_a)
+        yield f"{name}.lora_B.weight", (outputs, rank // blocks_b)
+        if config.flag("lora_bias"):
+            yield f"{name}.lora_B.bias", (outputs,)
+        if config.fields.get("kasa_config") is not None:
+            yield f"{name}.lora_diag", (rank,)
     if config.flag("use_dora"):
-        added[f"{name}.lora_magnitude_vector"] = (outputs,)
-    if config.fields.get("kasa_config") is not None:
-        added[f"{name}.lora_diag"] = (rank,)
-    return added
+        yield f"{name}.lora_magnitude_vector", (outputs,)
 
 
 def _parameter_factors(modules: tuple[Module, ...], config: AdapterConfig) -> Iterator[tuple[str, Shape]]:

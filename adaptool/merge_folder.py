@@ -128,6 +128,11 @@ class MergeJob:
         """Bytes of the weights to be written."""
         return sum(plan.size for plan in self.files)
 
+    @property
+    def partial(self) -> Path:
+        """Where the output is prepared."""
+        return partial_path(self.out)
+
     @cached_property
     def pieces(self) -> Sequence[Piece]:
         """All the work, in file order."""
@@ -161,8 +166,8 @@ class MergeJob:
 
     def check(self) -> None:
         """Everything that can be refused before a byte is written."""
-        base, partial = self.merged.plan.base, partial_path(self.out)
-        inputs = [base.folder, *(adapter.folder for adapter, _ in self.adapters)]
+        base, partial = self.merged.plan.base, self.partial
+        inputs = [base.path, *(adapter.path for adapter, _ in self.adapters)]
         check_target(self.out, inputs, overwrite=self.options.overwrite, ours=listed_only)
         held = sum(path.stat().st_blocks * 512 for path in partial.glob("*")) if partial.is_dir() else 0
         sides = sum(side.source.stat().st_size for side in self.sides)
@@ -170,7 +175,7 @@ class MergeJob:
 
     def __iter__(self) -> Iterator[int]:
         self.check()
-        partial = partial_path(self.out)
+        partial = self.partial
         with locked(partial), single_threaded_blas():
             journal = self._open_journal(partial)
             writer = PieceWriter(self.output, partial, self.files)

@@ -56,7 +56,8 @@ def side_files(base: BaseModel, adapter_folder: Path, *, remote_code: bool) -> t
     The adapter's tokenizer, where it saved one, is the one training used, so it wins over the base's.
     """
     notes = []
-    chosen = {file.name: file for file in _allowed(base.folder, remote_code=remote_code)}
+    lone_file = base.path.is_file() and base.config is None
+    chosen = {} if lone_file else {file.name: file for file in _allowed(base.folder, remote_code=remote_code)}
     own = [file for file in _allowed(adapter_folder, remote_code=False) if TOKENIZER_FILES.fullmatch(file.name)]
     if any(
         file.name in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model") for file in own

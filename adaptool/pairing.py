@@ -80,7 +80,7 @@ def pair_up(
         )
         missing = [name for name in missing if name not in absent]
     if headless := _other_class(missing, merged, config):
-        notes.append(f"{len(headless)} tensors of the base have no place in this model class: {headless[0]} …")
+        notes.append(f"tensors of the base that this model class has no place for: {_listed(headless)}")
         missing = [name for name in missing if name not in headless]
     fitting = [pair for pair in pairs if merged[pair.expected].shape == actual[pair.actual].shape]
     return Pairing(
@@ -205,3 +205,7 @@ def _other_class(missing: Sequence[str], merged: Merged, config: Mapping[str, An
 def still_wrapped(actual: Store) -> bool:
     """Whether the checkpoint holds an adapter's own tensors, beside the weights they were to be merged into."""
     return any(UNMERGED.search(name) for name in actual)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"

@@ -7,21 +7,18 @@ and buffers (VeRA's projections, position ids) do not count.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from adaptool.adapters.adapter import Adapter
-from adaptool.adapters.base import EMBEDDINGS, HEADS, BaseModel
+from adaptool.adapters.base import HEADS, BaseModel
 from adaptool.adapters.config import AdapterConfig
-from adaptool.adapters.names import projection_of
+from adaptool.adapters.names import FULL, projection_of
 from adaptool.archs.shapes import Shape, parameter_shapes
 from adaptool.contents import Saved, saved_tensors
-from adaptool.errors import AdaptoolError, UnsupportedError
-from adaptool.expected import expected_tensors, shapes_store
-from adaptool.model_folder import TASK_CLASSES
-from adaptool.tensors.store import Store
+from adaptool.errors import UnsupportedError
+from adaptool.expected import expected_adapter, trained_config
 
 BUFFER = re.compile(
     r"(?:.*\.)?(?:position_ids|token_type_ids|inv_freq|masked_bias|num_batches_tracked|running_mean|running_var"
@@ -57,10 +54,10 @@ def count_parameters(adapter: Adapter, base: BaseModel | None = None) -> Paramet
     """The figures of an adapter, by its tensors, or by what its config would make of the base where it has none."""
     config = adapter.config
     if not adapter.store:
-        return _expected_count(config, base)
+        return _expected_count(adapter, base)
     if note := unsaved(config):
         return ParameterCount(None, None, None, expected=False, note=note)
-    return _count(config, saved_tensors(adapter), base, expected=False)
+    return _count(adapter, base, expected=False)
 
 
 def unsaved(config: AdapterConfig) -> str | None:
@@ -70,30 +67,68 @@ def unsaved(config: AdapterConfig) -> str | None:
     return UNSAVED.get(config.peft_type)
 
 
-def _expected_count(config: AdapterConfig, base: BaseModel | None) -> ParameterCount:
+def _expected_count(adapter: Adapter, base: BaseModel | None) -> ParameterCount:
     if base is None or base.config is None:
         missing = "the adapter has no weights: give --base a model's config.json"
         return ParameterCount(None, None, None, expected=True, note=missing)
     try:
-        saved = expected_saved(config, base.config)
+        expected = expected_adapter(adapter.config, base.config, adapter.path)
     except UnsupportedError as error:
         return ParameterCount(None, None, None, expected=True, note=error.message)
-    return _count(config, saved, base, expected=True)
+    return _count(expected, base, expected=True)
 
 
-def expected_adapter(config: AdapterConfig, base_config: Mapping[str, Any], like: Adapter) -> Adapter:
-    """The adapter ``config`` would train on this base, as shapes without bytes."""
-    shapes = expected_tensors(config, trained_config(base_config, config))
-    return Adapter(like.path, config, shapes_store(shapes, str(like.path)))
+def _count(adapter: Adapter, base: BaseModel | None, *, expected: bool) -> ParameterCount:
+    saved = [tensor for tensor in saved_tensors(adapter) if not _shared(tensor, adapter.config)]
+    trained = sum(tensor.info.size for tensor in saved if tensor.role in ("trained", "unfrozen", "copy"))
+    added = sum(tensor.info.size for tensor in saved if tensor.role in ("trained", "copy"))
+    if base is None:
+        return ParameterCount(trained, None, None, expected)
+    total = base_parameters(base, adapter) + added
+    return ParameterCount(trained, total, 100 * trained / total, expected)
 
 
-def expected_saved(config: AdapterConfig, base_config: Mapping[str, Any]) -> tuple[Saved, ...]:
-    """The tensors of ``expected_adapter``, with their roles; heads that PEFT adds for the task are whole modules too."""
-    shapes = expected_tensors(config, trained_config(base_config, config))
-    from adaptool.expected import kept_whole
+def _shared(tensor: Saved, config: AdapterConfig) -> bool:
+    """``ensure_weight_tying``: the head's tensors are the embedding's, saved a second time."""
+    return config.flag("ensure_weight_tying") and projection_of(tensor.key.module) in HEADS
 
-    fields = {**config.fields, "modules_to_save": list(kept_whole(config)) or None}
-    whole = AdapterConfig(fields, config.where)
-    from pathlib import Path
 
-    return saved_tensors(Adapter(Path(config.where), whole, shapes_store(shapes, config.where)))
+def base_parameters(base: BaseModel, adapter: Adapter | None = None) -> int:
+    """Parameters of a model, or of what it became for an adapter's task: a resized vocabulary, another head.
+
+    From the table of its family where there is one, since a checkpoint may hold buffers and lack heads; else from
+    the checkpoint's tensors.
+    """
+    full = _full_shapes(adapter) if adapter is not None else {}
+    config = base.config
+    if config is not None and adapter is not None:
+        config = trained_config(config, adapter.config, full)
+    shapes = parameter_shapes(config) if config is not None else None
+    if shapes is not None:
+        return sum(map(math.prod, shapes.values()))
+    sizes = {name: info.size for name, info in base.store.infos.items() if not _uncounted(name, base)}
+    for name, shape in full.items():
+        stored = base.find(name)
+        if stored in sizes:
+            sizes[stored] = math.prod(shape)
+        elif stored is None and not base.tied:
+            sizes[name] = math.prod(shape)
+    return sum(sizes.values())
+
+
+def _full_shapes(adapter: Adapter) -> dict[str, Shape]:
+    """Parameters of the trained model that the adapter holds whole, by runtime name."""
+    return {
+        tensor.key.module if tensor.key.part == FULL else f"{tensor.key.module}.weight": tensor.info.shape
+        for tensor in saved_tensors(adapter)
+        if tensor.role in ("copy", "carried") and tensor.key.part != "base_layer.bias"
+    }
+
+
+def _uncounted(name: str, base: BaseModel) -> bool:
+    """A buffer, or a tensor that is another's second name."""
+    if BUFFER.fullmatch(name) or not base.store[name].dtype.floating:
+        return True
+    return (name == base.head and base.tied and base.embedding is not None) or (
+        DUPLICATES.fullmatch(name) is not None and any(other.endswith("shared.weight") for other in base.store)
+    )

@@ -137,9 +137,10 @@ def same_weights(one: Path, other: Path) -> str:
 
 def table(results: dict[str, list[Run]], sizes: dict[str, float]) -> str:
     """Markdown: medians, their spread, and ratios to PEFT and to cp."""
-    middle: Callable[[str, str], float] = lambda name, field: statistics.median(
-        getattr(r, field) for r in results[name]
-    )
+
+    def middle(name: str, figure: str) -> float:
+        return statistics.median(getattr(run, figure) for run in results[name])
+
     lines = [
         "| | CPU s | wall s | peak RSS MB | written MB | CPU : PEFT | wall : cp |",
         "|---|---|---|---|---|---|---|",

@@ -84,22 +84,30 @@ def unprefixed(tensors, prefix):
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()} if prefix else tensors
 
 
+def scale_of(expected, base):
+    """max(|W|, |ΔW|) of each element: what its roundings are measured by."""
+    origin = base.double() if base is not None and base.shape == expected.shape else torch.zeros_like(expected).double()
+    return torch.maximum(origin.abs(), (expected.double() - origin).abs())
+
+
 def check_tensor(case, name, expected, result, base):
-    """Equal, as far as the case promises it."""
+    """Equal, as far as the case promises it; how many elements were not."""
     assert (expected.dtype, expected.shape) == (result.dtype, result.shape), name
     if torch.equal(expected, result):
         return 0
-    assert not case.exact, f"{name} is not PEFT's, bit for bit"
     distance = (expected.double() - result.double()).abs()
+    scale = step(scale_of(expected, base), expected.dtype)
+    roundings = float((distance / scale).max())
+    if name.endswith(WIDENED_BY_TRANSFORMERS.get(case.name, "nothing")):
+        assert roundings <= ONE_ROUNDING, name
+        return 0
+    assert not case.exact, f"{name} is not PEFT's, bit for bit: {roundings} roundings off"
     if case.dtype != "f32":
-        largest = torch.maximum(expected.abs(), result.abs())
-        assert (distance <= ONE_ROUNDING * step(largest, expected.dtype)).all(), f"{name}: more than one rounding"
+        assert roundings <= ONE_ROUNDING, name
     elif "kasa" in case.flags:
-        assert distance.max() <= SVD_NOISE * torch.linalg.matrix_norm(base[name].double(), 2), name
+        assert distance.max() <= SVD_NOISE * torch.linalg.matrix_norm(base.double(), 2), name
     else:
-        origin = base[name].double() if name in base and base[name].shape == expected.shape else torch.zeros(())
-        largest = torch.maximum(origin.abs(), (expected.double() - origin).abs())
-        assert (distance <= F32_ULPS * step(largest, expected.dtype)).all(), f"{name}: more than {F32_ULPS} ulp"
+        assert roundings <= F32_ULPS, name
     return int((distance != 0).sum())
 
 
@@ -111,7 +119,6 @@ def test_merge_is_what_peft_leaves(name, rounding, zoo, tmp_path):
     case, prefix = built.case, built.case.prefix
     expected = unprefixed(built.reference if rounding == "once" else built.reference_safe, prefix)
     result, base = (unprefixed(read_tensors(path), prefix) for path in (tmp_path / "out", built.base_dir))
-    quirk = WIDENED_BY_TRANSFORMERS.get(name) if rounding == "safe" else None
 
     if "partial" in case.flags:
         assert expected.keys() <= result.keys()
@@ -119,10 +126,7 @@ def test_merge_is_what_peft_leaves(name, rounding, zoo, tmp_path):
         assert expected.keys() == result.keys()
     moved = 0
     for key, tensor in expected.items():
-        if quirk and key.endswith(quirk):
-            assert ((tensor.double() - result[key].double()).abs() <= ONE_ROUNDING * step(tensor, tensor.dtype)).all()
-        else:
-            moved += check_tensor(case, key, tensor, result[key], base)
+        moved += check_tensor(case, key, tensor, result[key], base.get(key))
     changed = sum(t.numel() for key, t in expected.items() if key not in base or not torch.equal(t, base[key]))
     assert changed > 0
     if "dora" in case.flags and case.dtype != "f32":
@@ -206,7 +210,7 @@ def test_dtype_rounds_the_merged_weights_once(name, target, zoo, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "dtype"), [("BF16", torch.bfloat16), ("F16", torch.float16)])
-@pytest.mark.parametrize("shape", [(1023, 1025), (700, 333), (129, 4096), (2049, 130), (3, 200000)])
+@pytest.mark.parametrize("shape", [(1023, 1025), (700, 333), (129, 4096), (2049, 130), (7, 60000), (3, 200000)])
 @pytest.mark.parametrize("rank", [1, 7, 64])
 def test_tiles_do_not_show(kind, dtype, shape, rank, tmp_path):
     """Matrices of several tiles, of odd sizes, against one multiplication by torch, in 16 bits bit for bit."""

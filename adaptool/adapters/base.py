@@ -94,6 +94,11 @@ def open_base(path: Path) -> BaseModel:
     config = _read_config(folder / "config.json")
     store = _open_weights(path)
     method = quantization_of(config, store)
+    if method == "bnb-4bit" and config is not None and config.get("model_type") in CONV1D_MODEL_TYPES:
+        raise UnsupportedError(
+            f"{path}: a 4-bit {config['model_type']}, whose Conv1D layers were transposed to be quantised",
+            hint="give --base the 16-bit model it was made from",
+        )
     if method == "bnb-4bit":
         store = Bnb4bit(store)
     elif method is not None:

@@ -56,7 +56,11 @@ def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, 
         job.check()
         console.result_json(to_json("merge-plan", job.estimate)) if as_json else text.merge_plan(console, job.estimate)
         return 0
-    console.progress(job, job.nbytes)
+    try:
+        console.progress(job, job.nbytes)
+    except KeyboardInterrupt:
+        console.say(f"{job.partial} holds what was done: run again with --resume to go on")
+        raise
     text.merge_summary(console, job.report)
     console.result_json(to_json("merge", job.report)) if as_json else console.result(str(job.report.out))
     return 0

@@ -76,6 +76,10 @@ class Bnb4bit(View):
 
         return _rows(info, start, stop, out, first, last, values)
 
+    @property
+    def transforms(self) -> bool:
+        return True
+
     def extent(self, name: str) -> Extent | None:
         return None if self[name].name in self.states else self.source.extent(name)
 
@@ -164,6 +168,10 @@ class NF4RoundTrip(View):
             return blockwise.round_trip(piece, absmax, own, self.quant_type, self.blocksize)
 
         return _rows(info, start, stop, out, first, last, values)
+
+    @property
+    def transforms(self) -> bool:
+        return True
 
     def extent(self, name: str) -> Extent | None:
         return None if name in self.names else self.source.extent(name)

@@ -96,6 +96,10 @@ class PickleFile(Store):
             read_rows(self._file, layout.offset, info.shape, layout.strides, range(start, stop), out)
         return out
 
+    @property
+    def files(self) -> frozenset[Path]:
+        return frozenset({self.path})
+
     def extent(self, name: str) -> Extent | None:
         info, layout = self[name], self.layouts[name]
         return Extent(self.path, layout.offset, info.nbytes) if layout.strides is None else None

@@ -72,6 +72,10 @@ class SafetensorsFile(Store):
         self._file.read_into(out, self.offsets[info.name] + start * info.row_nbytes)
         return out
 
+    @property
+    def files(self) -> frozenset[Path]:
+        return frozenset({self.path})
+
     def extent(self, name: str) -> Extent | None:
         info = self[name]
         return Extent(self.path, self.offsets[name], info.nbytes)

@@ -275,6 +275,10 @@ class Joined(Store):
     def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
         return self._owner(name).read(name, start, stop, out)
 
+    @property
+    def files(self) -> frozenset[Path]:
+        return frozenset().union(*(part.files for part in self.parts))
+
     def extent(self, name: str) -> Extent | None:
         return self._owner(name).extent(name)
 
