@@ -112,7 +112,8 @@ def read_actual(pair: Pair, actual: Store, start: int, stop: int) -> Array:
 
 def numbers(raw: Array, kind: DType) -> Floats:
     """Stored values as float64: of float types exactly, of integers below 2⁵³ too."""
-    return (widen(raw, kind) if kind.floating else raw).astype(np.float64)
+    values: Floats = np.asarray(widen(raw, kind) if kind.floating else raw, np.float64)
+    return values
 
 
 def distances(expected: Floats, actual: Floats) -> Floats:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from adaptool.adapters.adapter import Adapter
@@ -33,15 +33,16 @@ ANY_PART = re.compile(rf"base_layer\.(?:weight|bias)|(?:token_adapter\.)?(?:{STE
 FROZEN_PART = re.compile(
     r"(?:shira|supertuning)_indices|(?:p?vera|randlora|tinylora)_[AB]|tinylora_P|frod_(?:V|s_indices|s_size)\..+"
     r"|delora_w_norm|glora_[A-E]\.zeros|vblora_topk_indices|boft_P|lora_velora_embed"
+    r"|lora_monteclora_sampler\.(?:gaussian_var_prior|expert_weights)"
 )
 """Saved because the adapter needs them, and never trained: random projections, indices, statistics."""
 
-Role = Literal["trained", "unfrozen", "copy", "carried", "frozen", "undeclared", "stray"]
+Role = Literal["trained", "fixed", "unfrozen", "copy", "carried", "frozen", "undeclared", "stray"]
 """What a saved tensor is.
 
-trained: the adapter's own. unfrozen: a bias of the base, trained in place. copy: a module trained whole
+trained: the adapter's own. fixed: the adapter's own parameter, not trained (MiCA's B). unfrozen: a bias of the base, trained in place. copy: a module trained whole
 (modules_to_save), beside the base's original. carried: the base's own weight, saved along (a resized vocabulary).
-frozen: needed, not trained. undeclared: in no way named by the config. stray: without PEFT's prefix, so PEFT ignores it.
+frozen: a buffer the adapter needs. undeclared: in no way named by the config. stray: without PEFT's prefix, so PEFT ignores it.
 """
 
 NEEDED_FIELDS = {"lora_diag": "kasa_config", "lora_magnitude": "use_dora", "lora_velora": "velora_config",
@@ -88,6 +89,8 @@ class LowRankModule:
     """(out, in) of one matrix; a convolution's in is channels × kernel."""
     magnitude: str | None = None
     """DoRA's magnitude vector."""
+    twice: bool = False
+    """PEFT applies the update of an attention block's out_proj twice, in training as in its merge."""
 
     @property
     def rank(self) -> int:
@@ -140,6 +143,8 @@ def _role(key: Key, config: AdapterConfig, info: TensorInfo) -> Role:
         return "carried"
     if FROZEN_PART.fullmatch(key.part) or not info.dtype.floating:
         return "frozen"
+    if key.part == "lora_B.weight" and config.fields.get("init_lora_weights") == "mica":
+        return "fixed"
     field = next((field for part, field in NEEDED_FIELDS.items() if key.part.startswith(part)), None)
     return "undeclared" if field is not None and not config.fields.get(field) and _absent(config, field) else "trained"
 
@@ -154,7 +159,7 @@ def _full_role(parameter: str, config: AdapterConfig) -> Role:
     module, _, leaf = parameter.rpartition(".")
     all_biases = config.fields.get("bias") == "all" and "bias" in parameter
     if ".original_module." in parameter:
-        return "unfrozen" if all_biases else "carried"
+        return "carried"
     if saved_whole(parameter, config):
         return "copy"
     if all_biases or (leaf == "bias" and config.fields.get("bias", "none") != "none"):
@@ -199,7 +204,8 @@ def _dense(adapter: Adapter, module: str, parts: Mapping[str, str], magnitude: s
         store, a.name, b.name, a.shape[0] // experts, blocks_a=blocks_a, blocks_b=blocks_b, experts=experts,
         diagonal=parts.get("lora_diag") if config.fields.get("kasa_config") is not None else None,
     )  # fmt: skip
-    return _described(name, config, factors.each(), (b.shape[0], width), magnitude)
+    described = _described(name, config, factors.each(), (b.shape[0], width), magnitude)
+    return replace(described, twice=module.endswith(".base_layer.out_proj"))
 
 
 def _described(

@@ -40,6 +40,8 @@ TASK_HEADS = {
 }  # fmt: skip
 """What PEFT adds to modules_to_save by itself."""
 
+EXPERT_MATRICES = {"gate_up_proj": ("w1", "w3", "gate_proj", "up_proj"), "down_proj": ("w2", "down_proj")}
+
 DEFAULT_TARGETS = {
     **dict.fromkeys(("t5", "mt5"), ("q", "v")),
     **dict.fromkeys(("opt", "llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"),
@@ -84,11 +86,15 @@ def expected_adapter(config: AdapterConfig, base_config: Mapping[str, Any], path
         raise UnsupportedError(f"what {config.peft_type} trains cannot be told from its config alone")
     if config.fields.get("layer_replication"):
         raise UnsupportedError("layer_replication makes a deeper model than the base's config describes")
+    trained = trained_config(base_config, config)
     # a tied head is a module all the same, which an adapter may wrap
-    modules = model_modules({**trained_config(base_config, config), "tie_word_embeddings": False})
-    if modules is None:
+    modules, counted = model_modules({**trained, "tie_word_embeddings": False}), model_modules(trained)
+    if modules is None or counted is None:
         raise UnsupportedError(f"there is no table of shapes for {_described(base_config)}")
+    _refuse_fused_experts(modules, config)
     wrapped = [m for m in modules if m.kind in ("linear", "conv1d", "embed") and _targeted(m, config, base_config)]
+    if config.flag("ensure_weight_tying") and any(m.kind == "embed" for m in wrapped):
+        wrapped += [m for m in modules if m.name in OUTPUT_HEADS and m not in counted and m not in wrapped]
     factors = dict(shape for module in wrapped for shape in _factors(module, config))
     factors |= dict(_parameter_factors(modules, config))
     if not factors:
@@ -145,6 +151,15 @@ def _targeted(module: Module, config: AdapterConfig, base_config: Mapping[str, A
     return isinstance(targets, str) or _in_layers(module.name, config)
 
 
+def _refuse_fused_experts(modules: tuple[Module, ...], config: AdapterConfig) -> None:
+    """Experts targeted by the names transformers 4 gave them: parameters now, which PEFT converts one way or another."""
+    targets = config.fields.get("target_modules")
+    fused = {name for module in modules if module.kind == "raw" for name in EXPERT_MATRICES.get(projection_of(module.name), ())}
+    named = sorted(fused & set(targets)) if isinstance(targets, list) else []
+    if named and not any(_named(module.name, named, config) for module in modules if module.kind == "linear"):
+        raise UnsupportedError(f"target_modules names experts ({', '.join(named)}), which are counted from weights only")
+
+
 def _named(module: str, names: str | list[str], config: AdapterConfig) -> bool:
     if isinstance(names, str):
         return matches(rf"(?:{names})\Z", module, config.where)
@@ -189,6 +204,9 @@ def _factors(module: Module, config: AdapterConfig) -> Iterator[tuple[str, Shape
             yield f"{name}.lora_B.bias", (outputs,)
         if config.fields.get("kasa_config") is not None:
             yield f"{name}.lora_diag", (rank,)
+        if isinstance(sampler := config.fields.get("monteclora_config"), Mapping):
+            yield f"{name}.lora_monteclora_sampler.std_prior", (rank,)
+            yield f"{name}.lora_monteclora_sampler.expert_weights_prior", (sampler.get("num_samples", 8),)
     if config.flag("use_dora"):
         yield f"{name}.lora_magnitude_vector", (outputs,)
 

@@ -162,7 +162,7 @@ def _adapt(peft: Any, model: Any, adapters: Sequence[tuple[Adapter, float]]) -> 
         wrapped.base_model.set_adapter(names)
     for module in wrapped.modules():
         for name, (_, weight) in zip(names, adapters, strict=True):
-            if weight != 1 and name in getattr(module, "scaling", {}):
+            if weight != 1 and hasattr(module, "set_scale"):
                 module.set_scale(name, weight)
     object.__setattr__(model, "adaptool_adapted", wrapped.eval())
     return wrapped

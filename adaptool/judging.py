@@ -16,12 +16,12 @@ from functools import cached_property
 
 import numpy as np
 
-from adaptool.adapters.patches import Dora, LowRank, Patch
 from adaptool.compare import Pair, distances, numbers, read_actual
 from adaptool.errors import UnsupportedError
 from adaptool.merge import Merged
-from adaptool.sampling import FLOAT32_NOISE, spacing
-from adaptool.tensors.dtypes import Array, DType, Floats
+from adaptool.roundoff import exact_rows, round_off, roundings
+from adaptool.sampling import spacing
+from adaptool.tensors.dtypes import Array, DType, Floats, narrow
 from adaptool.tensors.store import Cast, Store
 
 DRIFT_SIGMAS = 6.0
@@ -29,6 +29,10 @@ DRIFT_SIGMAS = 6.0
 
 DRIFT_SHARE = 0.1
 """Of the update: a real drift below it is another arithmetic (bf16 factors, TF32), not another merge."""
+
+
+STILL_ELEMENTS = 8
+"""Elements that should have moved and did not, none of them: rounding does not do that by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,10 @@ class Judged:
     """The worst element's (row, column)."""
     wrong_rows: tuple[int, int] | None = None
     """First and last row with a wrong element."""
+    strayed: int = 0
+    """Unequal elements of blocks that no recipe gives."""
+    moved: int = 0
+    """Elements of those blocks that are not the base's."""
     equals: frozenset[str] | None = None
     """Other recipes that give these very bits; None where the one asked for does."""
     drift: float = 0.0
@@ -59,7 +67,8 @@ class Judged:
     @property
     def drifts(self) -> bool:
         """Whether the errors, each within a rounding, together undo or repeat the update."""
-        return self.drift**2 > DRIFT_SIGMAS**2 * self.spread and abs(self.drift) > DRIFT_SHARE * abs(self.update)
+        real = self.drift**2 > DRIFT_SIGMAS**2 * self.spread and abs(self.drift) > DRIFT_SHARE * abs(self.update)
+        return real or (self.moved == 0 and self.strayed >= STILL_ELEMENTS)
 
 
 def total(parts: Sequence[Judged]) -> Judged:
@@ -75,6 +84,8 @@ def total(parts: Sequence[Judged]) -> Judged:
         worst=worst.worst,
         place=worst.place,
         wrong_rows=(rows[0][0], rows[-1][1]) if rows else None,
+        strayed=sum(part.strayed for part in parts),
+        moved=sum(part.moved for part in parts),
         equals=frozenset.intersection(*equals) if equals else None,
         drift=sum(part.drift for part in parts),
         spread=sum(part.spread for part in parts),
@@ -169,10 +180,9 @@ class Judge:
             ((distances(found, values), found) for found in (numbers(result, kind) for result in results)),
             key=lambda candidate: (int(np.isnan(candidate[0]).sum()), float(np.nansum(np.square(candidate[0])))),
         )
-        base, exact, scale = self._truth(pair.expected, start, stop, expected)
+        base, exact, scale, noise = self._truth(pair.expected, start, stop, expected)
         step = np.maximum(spacing(scale, kind), spacing(scale, native))
         steps = roundings(self._merged.plan.patches.get(pair.expected, ()), safe=self._merged.safe) + (kind != native)
-        noise = FLOAT32_NOISE * scale.max(axis=-1, keepdims=True, initial=0.0)
         wrong = ~(away <= max(1, steps) * step + noise)
         ulps = np.where(np.isnan(away), np.inf, away / step)
         worst = np.unravel_index(int(np.argmax(ulps)), ulps.shape)
@@ -182,37 +192,32 @@ class Judge:
             np.where(np.isfinite(exact), exact - base, 0.0),
         )
         pulls = error * update
+        unequal = int(np.count_nonzero(actual != results[0]))
         return Judged(
             elements=actual.size,
-            unequal=int(np.count_nonzero(actual != results[0])),
+            unequal=unequal,
+            strayed=unequal,
             wrong=int(np.count_nonzero(wrong)),
             nonfinite=int(np.count_nonzero(~np.isfinite(values) & np.isfinite(expected))),
             worst=float(ulps[worst]),
             place=(start + int(worst[0]), int(worst[1])),
             wrong_rows=(start + int(rows[0]), start + int(rows[-1])) if rows.size else None,
+            moved=int(np.count_nonzero(values != (base if kind == native else numbers(narrow(base, kind), kind)))),
             equals=frozenset(),
             drift=float(pulls.sum()),
             spread=float(np.vdot(pulls, pulls)),
             update=float(np.sum(np.where(np.isfinite(expected), expected - base, 0.0) * update)),
         )
 
-    def _truth(self, name: str, start: int, stop: int, expected: Floats) -> tuple[Floats, Floats, Floats]:
-        """The unmerged rows, the exact merge, and the largest number each element went through."""
+    def _truth(self, name: str, start: int, stop: int, expected: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """The unmerged rows, the exact merge, the largest number each element went through, and its round-off."""
         if not self._merged.plan.patches.get(name):
-            return expected, expected, np.where(np.isfinite(expected), np.abs(expected), 0.0)
+            return expected, expected, np.where(np.isfinite(expected), np.abs(expected), 0.0), np.zeros_like(expected)
         unit = self._merged.layout(name).unit
-        exact, scale = self._merged.exact(name, start // unit, (stop - start) // unit)
+        first, count = start // unit, (stop - start) // unit
+        exact, scale = exact_rows(self._merged, name, first, count)
+        scale = np.where(np.isfinite(scale), scale, 0.0)
+        noise = round_off(self._merged, name, first, count, scale)
         base = numbers(self._merged.unmerged(name, start, stop), self._merged[name].dtype)
         shape = expected.shape
-        return base, exact.reshape(shape), np.where(np.isfinite(scale), scale, 0.0).reshape(shape)
-
-
-def roundings(patches: Sequence[Patch], *, safe: bool) -> int:
-    """How often these patches round an element on its way."""
-    if any(isinstance(patch, Dora) for patch in patches[1:]):
-        return 2 * len(patches) ** 2  # PEFT unmerges and merges again, to measure each norm
-    return sum(_rounds_twice(patch, safe=safe) + 1 for patch in patches)
-
-
-def _rounds_twice(patch: Patch, *, safe: bool) -> bool:
-    return isinstance(patch, LowRank) and (patch.rounding == "twice" or (safe and patch.rounding == "asked"))
+        return base, exact.reshape(shape), scale.reshape(shape), noise.reshape(shape)

@@ -16,7 +16,7 @@ from adaptool.adapters.base import HEADS, BaseModel
 from adaptool.adapters.config import AdapterConfig
 from adaptool.adapters.names import FULL, projection_of
 from adaptool.archs.shapes import Shape, parameter_shapes
-from adaptool.contents import Saved, saved_tensors
+from adaptool.contents import saved_tensors
 from adaptool.errors import UnsupportedError
 from adaptool.expected import expected_adapter, trained_config
 
@@ -79,18 +79,20 @@ def _expected_count(adapter: Adapter, base: BaseModel | None) -> ParameterCount:
 
 
 def _count(adapter: Adapter, base: BaseModel | None, *, expected: bool) -> ParameterCount:
-    saved = [tensor for tensor in saved_tensors(adapter) if not _shared(tensor, adapter.config)]
+    saved = saved_tensors(adapter)
     trained = sum(tensor.info.size for tensor in saved if tensor.role in ("trained", "unfrozen", "copy"))
-    added = sum(tensor.info.size for tensor in saved if tensor.role in ("trained", "copy"))
+    added = sum(tensor.info.size for tensor in saved if tensor.role in ("trained", "fixed", "copy"))
     if base is None:
         return ParameterCount(trained, None, None, expected)
-    total = base_parameters(base, adapter) + added
+    total = base_parameters(base, adapter) + added + _unsaved_parameters(adapter)
     return ParameterCount(trained, total, 100 * trained / total, expected)
 
 
-def _shared(tensor: Saved, config: AdapterConfig) -> bool:
-    """``ensure_weight_tying``: the head's tensors are the embedding's, saved a second time."""
-    return config.flag("ensure_weight_tying") and projection_of(tensor.key.module) in HEADS
+def _unsaved_parameters(adapter: Adapter) -> int:
+    """Frozen parameters that the wrapped model had and the file has not: AdaLoRA's rank counters, CPT's own prompt."""
+    if adapter.config.peft_type == "CPT":
+        return sum(info.size for info in adapter.store.infos.values())
+    return sum(name.endswith(".lora_E") for name in adapter.store)
 
 
 def base_parameters(base: BaseModel, adapter: Adapter | None = None) -> int:
@@ -121,7 +123,8 @@ def _full_shapes(adapter: Adapter) -> dict[str, Shape]:
     return {
         tensor.key.module if tensor.key.part == FULL else f"{tensor.key.module}.weight": tensor.info.shape
         for tensor in saved_tensors(adapter)
-        if tensor.role in ("copy", "carried") and tensor.key.part != "base_layer.bias"
+        if tensor.role in ("copy", "carried") and not tensor.key.text.endswith("bias")
+        and not re.search(r"\.(?:original_module|modules_to_save)\.", tensor.key.text)
     }
 
 

@@ -75,11 +75,13 @@ class LowRank(Patch):
 
     def deltas(self, block: Block, compute: Compute) -> Iterator[tuple[int, int, Values]]:
         """Each tile's (start, stop, ΔW/s); the array is scratch."""
-        number = number_of(block.kind)
+        number, loaded = number_of(block.kind), -1
         for start, stop in block.tiles():
             expert, row = divmod(start, block.height)
-            left, right = self.factors[expert].load(number)
-            yield start, stop, compute.matmul(compute.array(left[row : row + stop - start]), compute.array(right))
+            if expert != loaded:
+                left, right = (compute.array(side) for side in self.factors[expert].load(number))
+                loaded = expert
+            yield start, stop, compute.matmul(left[row : row + stop - start], right)
 
     @property
     def inert(self) -> bool:

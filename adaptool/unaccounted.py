@@ -1,0 +1,89 @@
+"""What a summary cannot account for: tensors no rule explains, and what the config promises and the weights lack.
+
+PEFT drops all of these without a word. Each is named, with its reason; every tensor is in exactly one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from adaptool.adapters.adapter import Adapter
+from adaptool.adapters.config import AdapterConfig, matches
+from adaptool.contents import LowRankModule, Saved, name_ends_with, orphans
+from adaptool.expected import TASK_HEADS
+from adaptool.settings import unknown_fields
+
+
+@dataclass(frozen=True, slots=True)
+class Unaccounted:
+    """Something left over, or missing."""
+
+    reason: str
+    names: tuple[str, ...]
+
+
+def unaccounted(
+    adapter: Adapter, saved: Sequence[Saved], modules: Sequence[LowRankModule]
+) -> tuple[Unaccounted, ...]:
+    """Everything about the adapter that does not add up, from its headers and config."""
+    reasons = [
+        ("tensors without PEFT's prefix base_model.model., which PEFT ignores", _keys(saved, "stray")),
+        ("tensors that nothing in the config accounts for", _keys(saved, "undeclared")),
+        ("factors without their other half", orphans(adapter) if adapter.config.peft_type == "LORA" else ()),
+        ("modules whose rank is not the declared one", tuple(_other_ranks(modules))),
+        ("fields that PEFT up to 0.21 does not have", tuple(unknown_fields(adapter.config))),
+    ]
+    if saved:
+        reasons += list(_promised(adapter.config, saved))
+    return tuple(Unaccounted(reason, names) for reason, names in reasons if names)
+
+
+def _keys(saved: Sequence[Saved], role: str) -> tuple[str, ...]:
+    return tuple(tensor.key.text for tensor in saved if tensor.role == role)
+
+
+def _other_ranks(modules: Sequence[LowRankModule]) -> Iterator[str]:
+    for module in modules:
+        if module.rank != module.declared_rank:
+            yield f"{module.name}: {module.rank}, declared {module.declared_rank}"
+
+
+def _promised(config: AdapterConfig, saved: Sequence[Saved]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """What the config names and no tensor answers to."""
+    own = {tensor.key.module.replace(".base_layer", "") for tensor in saved if tensor.role in ("trained", "frozen")}
+    owners = {tensor.key.module.rpartition(".")[0] for tensor in saved if tensor.role == "copy"}
+    yield "modules_to_save without a tensor", tuple(_unsaved_wholes(config, owners))
+    targets = config.fields.get("target_modules")
+    if isinstance(targets, list):
+        names = [name for name in config.names("target_modules") if not any(_ends(module, name) for module in own)]
+        yield "target_modules without a tensor", tuple(names)
+    for field in ("rank_pattern", "alpha_pattern"):
+        patterns = config.fields.get(field)
+        if isinstance(patterns, dict) and config.peft_type != "ADALORA":
+            yield f"keys of {field} that match no module", tuple(_matchless(patterns, own, config))
+    if config.fields.get("trainable_token_indices") and not any("trainable_tokens" in t.key.part for t in saved):
+        yield "trained tokens without a tensor", ("trainable_token_indices",)
+    if config.fields.get("use_dora"):
+        wrapped = {tensor.key.module for tensor in saved if tensor.key.part.startswith(("lora_A", "lora_embedding_A"))}
+        scaled = {tensor.key.module for tensor in saved if tensor.key.part.startswith("lora_magnitude_vector")}
+        yield "DoRA modules without a magnitude", tuple(sorted(wrapped - scaled))
+
+
+def _unsaved_wholes(config: AdapterConfig, owners: set[str]) -> Iterator[str]:
+    """PEFT adds every name a task's head may have; one that is there is enough."""
+    heads = TASK_HEADS.get(config.task_type or "", ())
+    found = {name for name in config.names("modules_to_save") if any(name_ends_with(owner, name) for owner in owners)}
+    for name in config.names("modules_to_save"):
+        if name not in found and not (name in heads and found & set(heads)):
+            yield name
+
+
+def _matchless(patterns: dict[str, object], own: set[str], config: AdapterConfig) -> Iterator[str]:
+    for pattern in patterns:
+        if not any(matches(rf"(.*\.)?({pattern})$", module, config.where) for module in own):
+            yield pattern
+
+
+def _ends(module: str, name: str) -> bool:
+    return module == name or module.endswith(f".{name}")
