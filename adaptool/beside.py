@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ def files_beside(folder: Path) -> tuple[FileBeside, ...]:
 
 
 def _listed(folder: Path) -> Iterator[FileBeside]:
-    for number, name in enumerate(sorted(os.listdir(folder))):
+    for number, name in enumerate(sorted(path.name for path in folder.iterdir())):
         if number == MOST_FILES:
             return
         path = folder / name

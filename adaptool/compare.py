@@ -119,7 +119,7 @@ def numbers(raw: Array, kind: DType) -> Floats:
 def distances(expected: Floats, actual: Floats) -> Floats:
     """|actual − expected|: 0 between equal infinities and between NaNs, NaN where only one of them is not finite."""
     with np.errstate(invalid="ignore", over="ignore"):
-        away = np.abs(actual - expected)
+        away: Floats = np.abs(actual - expected)
     same = (actual == expected) | (np.isnan(actual) & np.isnan(expected))
     away[same] = 0.0
     away[~same & ~np.isfinite(away)] = np.nan

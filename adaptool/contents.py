@@ -40,9 +40,10 @@ FROZEN_PART = re.compile(
 Role = Literal["trained", "fixed", "unfrozen", "copy", "carried", "frozen", "undeclared", "stray"]
 """What a saved tensor is.
 
-trained: the adapter's own. fixed: the adapter's own parameter, not trained (MiCA's B). unfrozen: a bias of the base, trained in place. copy: a module trained whole
-(modules_to_save), beside the base's original. carried: the base's own weight, saved along (a resized vocabulary).
-frozen: a buffer the adapter needs. undeclared: in no way named by the config. stray: without PEFT's prefix, so PEFT ignores it.
+trained: the adapter's own. fixed: the adapter's own parameter, not trained (MiCA's B). unfrozen: a bias of the base,
+trained in place. copy: a module trained whole (modules_to_save), beside the base's original. carried: the base's own
+weight, saved along (a resized vocabulary). frozen: a buffer the adapter needs. undeclared: in no way named by the
+config. stray: without PEFT's prefix, so PEFT ignores it.
 """
 
 NEEDED_FIELDS = {"lora_diag": "kasa_config", "lora_magnitude": "use_dora", "lora_velora": "velora_config",
@@ -155,7 +156,7 @@ def _absent(config: AdapterConfig, field: str) -> bool:
 
 
 def _full_role(parameter: str, config: AdapterConfig) -> Role:
-    """The role of a tensor that is no part of an adapter; ``bias="all"`` means every name with "bias" in it, as in PEFT."""
+    """The role of a tensor that is no part of an adapter; ``bias="all"`` means every name with "bias" in it."""
     module, _, leaf = parameter.rpartition(".")
     all_biases = config.fields.get("bias") == "all" and "bias" in parameter
     if ".original_module." in parameter:

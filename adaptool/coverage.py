@@ -16,13 +16,14 @@ from adaptool.adapters.base import BaseModel
 from adaptool.adapters.patches import Dora, LowRank, Patch
 from adaptool.adapters.plan import Plan
 from adaptool.adapters.tuners import TUNERS, tuner_for
+from adaptool.adapters.tuners.unmergeable import PROMPTS
 from adaptool.archs.shapes import parameter_shapes
 from adaptool.contents import place_of, saved_tensors
 from adaptool.errors import AdaptoolError
 from adaptool.expected import shapes_store, trained_config
 from adaptool.jobs import default_workers, run
 from adaptool.merge import Merged
-from adaptool.provenance import base_name, origin_note
+from adaptool.provenance import QUANTISED_NAME, base_name, origin_note
 from adaptool.tensors.compute import NumpyCompute
 from adaptool.tensors.dtypes import widen
 from adaptool.tensors.store import Store, select
@@ -51,7 +52,8 @@ class Coverage:
 def cover(adapter: Adapter, base: BaseModel) -> Coverage:
     """Lay ``adapter`` on ``base``; a base that is only a config is taken by the table of its family's shapes."""
     modules = adapted_modules(adapter)
-    notes = [note] if (note := origin_note(adapter, base)) else []
+    named = adapter.config.base_model or ""
+    notes = [note] if QUANTISED_NAME.search(named) and (note := origin_note(adapter, base)) else []
     plan, problem = plan_of(adapter, base)
     absent: tuple[str, ...] = ()
     if plan is None:
@@ -68,6 +70,8 @@ def adapted_modules(adapter: Adapter) -> tuple[str, ...]:
     """The modules that hold parts of the adapter's own, in saved order."""
     if adapter.config.peft_type == "LORA":
         return tuple(adapter.modules)
+    if adapter.config.peft_type in PROMPTS:
+        return ()
     owned = (tensor.key.module for tensor in saved_tensors(adapter) if tensor.role in ("trained", "frozen"))
     return tuple(dict.fromkeys(module for module in owned if module))
 
@@ -101,7 +105,7 @@ def with_shapes(base: BaseModel, adapter: Adapter) -> BaseModel:
 
 
 def layers_of(base: BaseModel, stack: str) -> int | None:
-    """How many layers a stack of the adapter ("model.layers") has in the base, whatever prefix either puts before it."""
+    """How many layers a stack of the adapter ("model.layers") has in the base, whatever prefix either has before it."""
     found = {
         place.layer
         for name in base.store

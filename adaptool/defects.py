@@ -83,15 +83,19 @@ def _defects(evidence: Evidence) -> Iterator[Defect]:
         yield _defect(kinds.NOT_FINITE, f"NaN or Inf in {_count(broken)}", _names(broken))
     stray = [s for s in evidence.wrong_untouched if s not in broken]
     patched = [s for s in evidence.wrong_patched if s not in broken]
+    turned = [s for s in (*patched, *stray) if s.finding.kind == kinds.TRANSPOSED]
+    if turned:
+        yield _defect(kinds.TRANSPOSED, f"saved transposed: {group(_names(turned), evidence.patched)}", _names(turned))
+    stray, patched = [s for s in stray if s not in turned], [s for s in patched if s not in turned]
     if stray and len(stray) > BASE_SHARE * evidence.untouched:
         yield _other_base(evidence, stray)
-        patched = [s for s in patched if s.finding.kind not in (kinds.OTHER, kinds.UNRELATED, kinds.EXTRA)]
+        patched = [s for s in patched if s.finding.kind in (*kinds.SCALES, kinds.NOT_APPLIED)]
         stray = []
     yield from _update_defects(evidence, patched)
     if stray:
         yield _defect(
-            kinds.DIFFERS, f"{_count(stray)} that the adapter does not touch differ from the base's: "
-            f"{group([s.name for s in stray], ())}", _names(stray),
+            kinds.DIFFERS, f"not the base's, though the adapter does not touch {'it' if len(stray) == 1 else 'them'}: "
+            f"{group(_names(stray), ())}", _names(stray),
         )  # fmt: skip
     yield from _replaced_defects([s for s in evidence.wrong_replaced if s not in broken])
 
@@ -130,8 +134,8 @@ def _update_defects(evidence: Evidence, wrong: Sequence[Suspect]) -> Iterator[De
         where = group(names, evidence.patched) if partly else "all it changes"
         scales = [s.finding.k for s in suspects if s.finding.k is not None]
         sentence = _sentence(kind, reason, where, scales, partly=partly)
-        named = "partly applied" if partly and kind == kinds.NOT_APPLIED else kind
-        k = median(scales) if scales and kind not in (kinds.OTHER, kinds.UNRELATED) else None
+        named = "partly applied" if (partly and kind == kinds.NOT_APPLIED) or kind == kinds.SOME_ROWS else kind
+        k = float(f"{median(scales):.4g}") if scales else None
         yield _defect(named, sentence, names, k)
 
 
@@ -139,9 +143,12 @@ def _grouped(wrong: Sequence[Suspect]) -> Iterator[tuple[str, str, list[Suspect]
     """Suspects by what happened and why: (kind, reason, suspects); a reason is one that all of them share."""
     by_kind: dict[str, list[Suspect]] = {}
     for suspect in wrong:
-        by_kind.setdefault(suspect.finding.kind, []).append(suspect)
+        kind = kinds.SCALED if suspect.finding.kind in kinds.SCALES else suspect.finding.kind
+        by_kind.setdefault(kind, []).append(suspect)
     for kind, suspects in by_kind.items():
-        yield from ((kind, reason, some) for reason, some in _by_reason(suspects))
+        for reason, some in _by_reason(suspects):
+            found = {suspect.finding.kind for suspect in some}
+            yield found.pop() if len(found) == 1 else kind, reason, some
 
 
 def _by_reason(suspects: list[Suspect]) -> Iterator[tuple[str, list[Suspect]]]:
@@ -176,11 +183,14 @@ def _sentence(kind: str, reason: str, where: str, scales: Sequence[float], *, pa
         kinds.FLIPPED: f"the adapter was subtracted, not added, in {where}",
         kinds.OTHER: f"another adapter was merged: the update is not this one's in {where}",
         kinds.EXTRA: f"something else was merged as well: there is more than this adapter's update in {where}",
-        kinds.UNRELATED: f"neither the base nor this adapter explains what is in {where}",
+        kinds.UNRELATED: f"what was added is not this adapter's update, nor like any adapter's, in {where}",
         kinds.NO_MAGNITUDE: f"DoRA's magnitude was ignored in {where}{because}",
         kinds.NOT_TRUNCATED: f"KaSA's truncation was ignored in {where}{because}",
         kinds.LEFT_OUT: f"one of the adapters was left out in {where}{because}",
-        kinds.TRANSPOSED: f"the update was added transposed in {where}",
+        kinds.SWAPPED: f"the update was added transposed in {where}",
+        kinds.OWN: f"the update is made of this adapter's factors, but not as its config says, in {where}",
+        kinds.SOME_ROWS: f"the adapter was applied to some rows only in {where}{because}",
+        kinds.FEW: f"some elements are damaged, and the rest is the merge, in {where}",
         kinds.ROUGH: f"the update is there, but more coarsely computed than the type allows, in {where}",
         kinds.DIFFERS: f"something else is in {where}",
     }[kind]

@@ -13,38 +13,42 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from adaptool.adapters.patches import Dora, LowRank, Patch, Truncate
+from adaptool.adapters.patches import Dora, Patch, Truncate
 from adaptool.compare import Pair, numbers, read_actual
+from adaptool.deltas import (
+    CORNER,
+    SAMPLE_ELEMENTS,
+    SPECTRUM_ROWS,
+    Sample,
+    is_low_rank,
+    is_transpose,
+    merged_as,
+    ratio,
+    share_in_factors,
+    take,
+    take_first,
+)
 from adaptool.judging import Judged
 from adaptool.merge import Merged
-from adaptool.roundoff import exact_rows
-from adaptool.scales import Excuse, Origins, excuses
-from adaptool.tensors.dtypes import DType, Floats, narrow, widen
+from adaptool.scales import Excuse, Origins, excuses, low_rank_of
 from adaptool.tensors.store import Store
-
-SAMPLE_ELEMENTS = 1 << 15
-"""Of a tensor: enough for k to a few per cent even where one element in ten moved."""
-
-RUNS = 8
-"""Places of a tensor that a sample is taken from."""
 
 EXPLAINED = 0.3
 """‖actual − predicted‖ / ‖D‖ below which a prediction is what happened; chance alone leaves 1."""
 
+WELL_EXPLAINED = 0.02
+"""The same, below which a better k is not worth looking for."""
+
+LARGEST_SCALE, BISECTIONS = 1024.0, 20
+
 SAME_SCALE = 0.03
 """Relative distance below which an estimated k is a known one."""
 
-CORNER = 128
-"""Rows and columns that are looked at to recognise a transpose."""
+FEW_SHARE = 0.01
+"""Of a tensor's elements: fewer wrong ones are damage, and the rest is the merge."""
 
-TRANSPOSE_NOISE = 2.0**-6
-"""Relative error that roundings of 16-bit types leave between equal matrices, generously."""
-
-SPECTRUM_ROWS = 192
-"""Rows whose singular values tell a low-rank update from noise."""
-
-LOW_RANK_TAIL = 0.75
-"""Energy beyond the first 2·r directions, relative to shuffled numbers': 1 for noise, 0 for rank r exactly."""
+OWN_SHARE = 0.8
+"""Of ‖D‖² in the factors' own row space; rounding noise takes some of it out."""
 
 MOST_ADAPTERS = 8
 """Of how many adapters each is tried as the one left out."""
@@ -53,6 +57,9 @@ NOT_APPLIED, TWICE, FLIPPED, SCALED = "not applied", "applied twice", "sign flip
 NO_MAGNITUDE, NOT_TRUNCATED, LEFT_OUT = "DoRA magnitude ignored", "KaSA truncation ignored", "an adapter left out"
 TRANSPOSED, EXTRA, OTHER, UNRELATED = "transposed", "something added", "another adapter", "unrelated"
 NOT_REPLACED, DIFFERS, NOT_FINITE, ROUGH = "not replaced", "differs", "not finite", "imprecise"
+SWAPPED, OWN, SOME_ROWS, FEW = "update transposed", "another formula", "some rows", "some elements"
+SCALES = (SCALED, TWICE, FLIPPED)
+"""Kinds that are one kind at different k."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,35 +77,6 @@ class Finding:
     """Mistakes that each would have done it."""
 
 
-@dataclass(frozen=True)
-class Sample:
-    """Rows of one tensor: unmerged W, the exact merge, what is there; each (rows, columns) in float64."""
-
-    base: Floats
-    exact: Floats
-    actual: Floats
-    kind: DType
-
-    @property
-    def moved(self) -> Floats:
-        """D."""
-        return self.actual - self.base
-
-    @property
-    def update(self) -> Floats:
-        """Δ."""
-        return self.exact - self.base
-
-    def rounded(self, values: Floats) -> Floats:
-        """As the checkpoint would hold them."""
-        with np.errstate(over="ignore"):
-            return widen(narrow(values, self.kind), self.kind).astype(np.float64)
-
-    def unexplained(self, values: Floats) -> float:
-        """‖actual − values, rounded‖ / ‖D‖."""
-        return _ratio(np.linalg.norm(self.actual - self.rounded(values)), np.linalg.norm(self.moved))
-
-
 def diagnose(merged: Merged, actual: Store, pair: Pair, judged: Judged, origins: Origins) -> Finding:
     """What is wrong with a tensor that was judged wrong."""
     if judged.nonfinite:
@@ -109,54 +87,26 @@ def diagnose(merged: Merged, actual: Store, pair: Pair, judged: Judged, origins:
         return Finding(DIFFERS)
     if not patches:
         return _of_whole_tensor(merged, actual, pair, judged)
-    sample = take(merged, actual, pair, judged)
+    if judged.strayed <= FEW_SHARE * judged.elements and not judged.drifts:
+        return Finding(FEW, 1.0)
+    worst_row = judged.place[0] if judged.place is not None else None
+    sample = take(merged, actual, pair, worst_row)
     moved, update = sample.moved, sample.update
     if not moved.any():
         return Finding(NOT_APPLIED, 0.0)
-    cosine = _ratio(float(np.vdot(moved, update)), np.linalg.norm(moved) * np.linalg.norm(update))
+    cosine = ratio(float(np.vdot(moved, update)), np.linalg.norm(moved) * np.linalg.norm(update))
     scaled = _along(sample, patches, origins)
     if scaled.residual is not None and scaled.residual <= EXPLAINED:
         return replace(scaled, cosine=cosine)
     for variant, instead in _variants(patches, origins):
-        residual = sample.unexplained(_merged_as(merged, pair, instead, judged))
+        residual = sample.unexplained(merged_as(merged, pair, instead, worst_row))
         if residual <= EXPLAINED:
             return replace(variant, cosine=cosine, residual=residual)
-    if _is_transposed(merged, actual, pair):
-        return Finding(TRANSPOSED, None, cosine)
+    if rows := _untouched_rows(sample, judged):
+        return Finding(SOME_ROWS, None, cosine, reasons=(rows,))
+    if turned := _transposed_kind(merged, actual, pair):
+        return Finding(turned, None, cosine)
     return _unexplained(merged, actual, pair, replace(scaled, cosine=cosine))
-
-
-def take(merged: Merged, actual: Store, pair: Pair, judged: Judged | None = None) -> Sample:
-    """Rows from all over a pair, and its worst one."""
-    parts = []
-    for first, count in _runs(merged, pair, judged):
-        unit = merged.layout(pair.expected).unit
-        start, stop = first * unit, (first + count) * unit
-        base = numbers(merged.unmerged(pair.expected, start, stop), merged[pair.expected].dtype)
-        exact, _ = exact_rows(merged, pair.expected, first, count)
-        found = numbers(read_actual(pair, actual, start, stop), actual[pair.actual].dtype)
-        parts.append((base.reshape(count, -1), exact.reshape(count, -1), found.reshape(count, -1)))
-    base, exact, found = (np.concatenate(part) for part in zip(*parts, strict=True))
-    finite = np.isfinite(base) & np.isfinite(exact) & np.isfinite(found)
-    base, exact, found = (np.where(finite, part, 0.0) for part in (base, exact, found))
-    return Sample(base, exact, found, actual[pair.actual].dtype)
-
-
-def _runs(merged: Merged, pair: Pair, judged: Judged | None) -> Iterator[tuple[int, int]]:
-    """(First, count) of matrix rows, in the layout the patches see."""
-    layout = merged.layout(pair.expected)
-    first, last = pair.expected_row // layout.unit, (pair.expected_row + pair.rows) // layout.unit
-    if any(patch.whole for patch in merged.plan.patches[pair.expected]):
-        yield first, last - first
-        return
-    count = max(1, SAMPLE_ELEMENTS // max(1, layout.width * RUNS))
-    if (last - first) <= count * RUNS:
-        yield first, last - first
-        return
-    step = (last - first) // RUNS
-    yield from ((start, count) for start in range(first, first + step * RUNS, step))
-    if judged is not None and judged.place is not None:
-        yield judged.place[0] // layout.unit, 1
 
 
 def _along(sample: Sample, patches: Sequence[Patch], origins: Origins) -> Finding:
@@ -180,19 +130,26 @@ def _kind_of(k: float) -> str:
 
 
 def _estimate(sample: Sample) -> float:
-    """k with <round(W + k·Δ) − W, Δ> = <D, Δ>: the regression <D,Δ>/<Δ,Δ> without what rounding takes from it."""
-    update = sample.update
-    energy = float(np.vdot(update, update))
-    target = float(np.vdot(sample.moved, update))
-    if energy == 0.0:
+    """k with <round(W + k·Δ) − W, Δ> = <D, Δ>: the regression <D,Δ>/<Δ,Δ> without what rounding does to it."""
+    base, update = sample.base, sample.update
+    energy, target = float(np.vdot(update, update)), float(np.vdot(sample.moved, update))
+    if energy == 0.0 or target == 0.0:
         return 0.0
-    k = target / energy
-    for _ in range(6):
-        reached = float(np.vdot(sample.rounded(sample.base + k * update) - sample.base, update))
-        if abs(target - reached) <= 1e-4 * abs(target):
-            break
-        k += (target - reached) / energy
-    return k
+    plain = target / energy
+    if sample.unexplained(base + plain * update) <= WELL_EXPLAINED:
+        return plain
+    sign = math.copysign(1.0, target)
+
+    def reaches(k: float) -> bool:
+        return sign * float(np.vdot(sample.rounded(base + sign * k * update) - base, update)) >= sign * target
+
+    low, high = 0.0, 1.0
+    while high < LARGEST_SCALE and not reaches(high):
+        low, high = high, 2 * high
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reaches(middle) else (middle, high)
+    return sign * (low + high) / 2
 
 
 def _variants(patches: Sequence[Patch], origins: Origins) -> Iterator[tuple[Finding, list[Patch]]]:
@@ -221,69 +178,42 @@ def _rescaled(patch: Patch, k: float) -> Patch:
     return patch
 
 
-def _merged_as(merged: Merged, pair: Pair, patches: Sequence[Patch], judged: Judged) -> Floats:
-    parts = []
-    layout = merged.layout(pair.expected)
-    for first, count in _runs(merged, pair, judged):
-        rows = merged.unmerged(pair.expected, first * layout.unit, (first + count) * layout.unit)
-        block = merged.block(pair.expected, first, rows)
-        values = numbers(block.raw, block.kind)
-        for patch in patches:
-            values = patch.exact(values, block)
-        parts.append(values.reshape(count, -1))
-    return np.concatenate(parts)
+def _untouched_rows(sample: Sample, judged: Judged) -> str:
+    """The rows that are the base's still, where every sampled row is either that or right: part of a fused weight."""
+    still = ~sample.moved.any(axis=1)
+    right = np.linalg.norm(sample.actual - sample.rounded(sample.exact), axis=1) <= EXPLAINED * np.linalg.norm(
+        sample.rounded(sample.exact) - sample.base, axis=1
+    )
+    if not (still | right).all() or still.all() or judged.wrong_rows is None:
+        return ""
+    return f"rows {judged.wrong_rows[0]} to {judged.wrong_rows[1]} are the base's"
 
 
-def _is_transposed(merged: Merged, actual: Store, pair: Pair) -> bool:
-    """Whether a square update was added the other way round, or the whole tensor was saved so."""
+def _transposed_kind(merged: Merged, actual: Store, pair: Pair) -> str:
+    """Whether a square tensor was saved transposed, or its update added so; "" for neither."""
     shape = merged[pair.expected].shape
     if len(shape) != 2 or shape[0] != shape[1] or any(p.whole for p in merged.plan.patches[pair.expected]):
-        return False
-    corner = take(merged, actual, replace(pair, rows=min(CORNER, pair.rows)))
+        return ""
+    corner = take_first(merged, actual, pair, CORNER)
     size = min(corner.base.shape)
     base, update, found = (part[:size, :size] for part in (corner.base, corner.update, corner.actual))
     square = Sample(base, base + update.T, found, corner.kind)
-    whole = Sample(base, (base + update).T, found, corner.kind)
-    return square.unexplained(square.exact) <= EXPLAINED or whole.unexplained(whole.exact) <= EXPLAINED
-
-
-def is_transpose(merged: Merged, actual: Store, pair: Pair) -> bool:
-    """Whether a tensor of the reversed shape is the merge's, transposed: by a corner of both."""
-    ours, theirs = merged[pair.expected], actual[pair.actual]
-    if len(ours.shape) != 2 or theirs.shape != ours.shape[::-1] or not theirs.dtype.mergeable:
-        return False
-    rows, columns = (min(CORNER, size) for size in ours.shape)
-    expected = numbers(merged.read(pair.expected, 0, rows), ours.dtype)[:, :columns]
-    found = numbers(actual.read(pair.actual, 0, columns), theirs.dtype)[:, :rows].T
-    return _ratio(np.linalg.norm(found - expected), np.linalg.norm(expected)) < TRANSPOSE_NOISE
+    if square.unexplained(square.exact) <= EXPLAINED:
+        return SWAPPED
+    return TRANSPOSED if is_transpose(merged, actual, pair) else ""
 
 
 def _unexplained(merged: Merged, actual: Store, pair: Pair, scaled: Finding) -> Finding:
-    """Something else: another low-rank update, alone or on top, or what no adapter does."""
-    few = replace(pair, rows=min(pair.rows, SPECTRUM_ROWS * merged.layout(pair.expected).unit))
-    sample = take(merged, actual, few)
+    """Something else: these factors by another formula, another low-rank update, alone or on top, or neither."""
+    patches = merged.plan.patches[pair.expected]
+    sample = take_first(merged, actual, pair, SPECTRUM_ROWS)
+    if share_in_factors(sample.moved, patches) >= OWN_SHARE:
+        return replace(scaled, kind=OWN, k=None, reasons=())
     on_top = scaled.k is not None and abs(scaled.k - 1) < 0.25 and (scaled.cosine or 0.0) > 0.5
-    rank = max((p.factors[0].rank for p in merged.plan.patches[pair.expected] if isinstance(p, LowRank)), default=8)
-    rest = sample.actual - sample.exact if on_top else sample.moved
-    if is_low_rank(rest, rank):
-        return replace(scaled, kind=EXTRA if on_top else OTHER)
-    return replace(scaled, kind=UNRELATED)
-
-
-def is_low_rank(values: Floats, rank: int) -> bool:
-    """Whether a matrix's energy sits in fewer directions than that of the same numbers shuffled."""
-    matrix = values[:, : 4 * SPECTRUM_ROWS]
-    few = max(1, min(2 * rank, min(matrix.shape) // 4))
-    if min(matrix.shape) < 8 or not matrix.any():
-        return False
-    shuffled = np.random.default_rng(0).permutation(matrix.ravel()).reshape(matrix.shape)
-    return _tail(matrix, few) <= LOW_RANK_TAIL * _tail(shuffled, few)
-
-
-def _tail(matrix: Floats, few: int) -> float:
-    """The share of ‖·‖² beyond the first ``few`` singular values."""
-    squares = np.square(np.linalg.svd(matrix, compute_uv=False))
-    return _ratio(squares[few:].sum(), squares.sum())
+    rank = max((found.factors[0].rank for patch in patches if (found := low_rank_of(patch))), default=8)
+    if is_low_rank(sample.actual - sample.exact if on_top else sample.moved, rank):
+        return replace(scaled, kind=EXTRA if on_top else OTHER, k=scaled.k if on_top else None, reasons=())
+    return replace(scaled, kind=UNRELATED, k=None, reasons=())
 
 
 def _of_whole_tensor(merged: Merged, actual: Store, pair: Pair, judged: Judged) -> Finding:
@@ -295,9 +225,7 @@ def _of_whole_tensor(merged: Merged, actual: Store, pair: Pair, judged: Judged) 
     stop = min(pair.expected_row + pair.rows, row + max(1, SAMPLE_ELEMENTS // max(1, store[name].columns)))
     base = numbers(store.read(name, row, stop), store[name].dtype)
     found = numbers(read_actual(pair, actual, row, stop), actual[pair.actual].dtype)
-    away = _ratio(np.linalg.norm(found - base), np.linalg.norm(base))
+    away = ratio(np.linalg.norm(found - base), np.linalg.norm(base))
+    if away and is_transpose(merged, actual, pair):
+        return Finding(TRANSPOSED, residual=away)
     return Finding(NOT_REPLACED, 0.0) if name in merged.changed and away == 0 else Finding(DIFFERS, residual=away)
-
-
-def _ratio(one: float | np.floating, other: float | np.floating) -> float:
-    return float(one / other) if other else 0.0

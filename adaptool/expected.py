@@ -107,7 +107,7 @@ def expected_adapter(config: AdapterConfig, base_config: Mapping[str, Any], path
 def trained_config(
     base_config: Mapping[str, Any], config: AdapterConfig, full: Mapping[str, Shape] | None = None
 ) -> Mapping[str, Any]:
-    """The config of the model that was trained: the class its task needs, the labels and vocabulary of its ``full`` tensors.
+    """The config of the model that was trained: its task's class, the labels and vocabulary of its ``full`` tensors.
 
     A checkpoint may be of another class (a causal one trained as a classifier, a masked one as a feature extractor).
     """
@@ -152,12 +152,13 @@ def _targeted(module: Module, config: AdapterConfig, base_config: Mapping[str, A
 
 
 def _refuse_fused_experts(modules: tuple[Module, ...], config: AdapterConfig) -> None:
-    """Experts targeted by the names transformers 4 gave them: parameters now, which PEFT converts one way or another."""
+    """Experts targeted by the names transformers 4 gave them: parameters now, which PEFT converts in its own way."""
     targets = config.fields.get("target_modules")
-    fused = {name for module in modules if module.kind == "raw" for name in EXPERT_MATRICES.get(projection_of(module.name), ())}
+    raw = {projection_of(module.name) for module in modules if module.kind == "raw"}
+    fused = {name for parameter in raw for name in EXPERT_MATRICES.get(parameter, ())}
     named = sorted(fused & set(targets)) if isinstance(targets, list) else []
     if named and not any(_named(module.name, named, config) for module in modules if module.kind == "linear"):
-        raise UnsupportedError(f"target_modules names experts ({', '.join(named)}), which are counted from weights only")
+        raise UnsupportedError(f"target_modules names experts ({', '.join(named)}), counted from weights only")
 
 
 def _named(module: str, names: str | list[str], config: AdapterConfig) -> bool:
@@ -222,7 +223,8 @@ def _parameter_factors(modules: tuple[Module, ...], config: AdapterConfig) -> It
     ]
     for name, shape in found:
         owner, _, leaf = name.rpartition(".")
-        siblings = sorted((other.rpartition(".")[2] for other, _ in found if other.rpartition(".")[0] == owner), key=_order)
+        beside = (other.rpartition(".") for other, _ in found)
+        siblings = sorted((last for head, _, last in beside if head == owner), key=_order)
         depth = len(siblings) - 1 - siblings.index(leaf)
         experts = shape[0] if len(shape) == 3 else 1
         rank = config.rank_of(owner if leaf == "weight" else name) * experts
@@ -240,9 +242,7 @@ def kept_whole(config: AdapterConfig) -> tuple[str, ...]:
     return (*config.names("modules_to_save"), *TASK_HEADS.get(config.task_type or "", ()))
 
 
-def _beside(
-    modules: tuple[Module, ...], wrapped: list[Module], config: AdapterConfig
-) -> Iterator[tuple[str, Shape]]:
+def _beside(modules: tuple[Module, ...], wrapped: list[Module], config: AdapterConfig) -> Iterator[tuple[str, Shape]]:
     """Whole modules, biases and trained token rows."""
     bias = config.fields.get("bias", "none")
     names = {module.name for module in wrapped}

@@ -31,6 +31,9 @@ DRIFT_SHARE = 0.1
 """Of the update: a real drift below it is another arithmetic (bf16 factors, TF32), not another merge."""
 
 
+MANY_PER_WRONG = 10
+"""Elements a little off for each that is off by more than a rounding, where arithmetic is why; damage is alone."""
+
 STILL_ELEMENTS = 8
 """Elements that should have moved and did not, none of them: rounding does not do that by chance."""
 
@@ -52,7 +55,9 @@ class Judged:
     wrong_rows: tuple[int, int] | None = None
     """First and last row with a wrong element."""
     strayed: int = 0
-    """Unequal elements of blocks that no recipe gives."""
+    """Elements that are not the nearest recipe's."""
+    coarse: int = 0
+    """Off by more than arithmetic in the base's own 16-bit type makes them."""
     moved: int = 0
     """Elements of those blocks that are not the base's."""
     equals: frozenset[str] | None = None
@@ -70,6 +75,11 @@ class Judged:
         real = self.drift**2 > DRIFT_SIGMAS**2 * self.spread and abs(self.drift) > DRIFT_SHARE * abs(self.update)
         return real or (self.moved == 0 and self.strayed >= STILL_ELEMENTS)
 
+    @property
+    def coarsely_right(self) -> bool:
+        """Whether it is this merge in 16-bit arithmetic: errors are everywhere, small, and lead nowhere."""
+        return not self.coarse and not self.drifts and self.strayed >= MANY_PER_WRONG * self.wrong > 0
+
 
 def total(parts: Sequence[Judged]) -> Judged:
     """A tensor's blocks, in order, together."""
@@ -85,6 +95,7 @@ def total(parts: Sequence[Judged]) -> Judged:
         place=worst.place,
         wrong_rows=(rows[0][0], rows[-1][1]) if rows else None,
         strayed=sum(part.strayed for part in parts),
+        coarse=sum(part.coarse for part in parts),
         moved=sum(part.moved for part in parts),
         equals=frozenset.intersection(*equals) if equals else None,
         drift=sum(part.drift for part in parts),
@@ -180,10 +191,11 @@ class Judge:
             ((distances(found, values), found) for found in (numbers(result, kind) for result in results)),
             key=lambda candidate: (int(np.isnan(candidate[0]).sum()), float(np.nansum(np.square(candidate[0])))),
         )
-        base, exact, scale, noise = self._truth(pair.expected, start, stop, expected)
+        base, exact, scale, noise, coarse = self._truth(pair.expected, start, stop, expected)
         step = np.maximum(spacing(scale, kind), spacing(scale, native))
         steps = roundings(self._merged.plan.patches.get(pair.expected, ()), safe=self._merged.safe) + (kind != native)
-        wrong = ~(away <= max(1, steps) * step + noise)
+        allowed = max(1, steps) * step
+        wrong = ~(away <= allowed + noise)
         ulps = np.where(np.isnan(away), np.inf, away / step)
         worst = np.unravel_index(int(np.argmax(ulps)), ulps.shape)
         rows = np.flatnonzero(wrong.any(axis=-1))
@@ -196,7 +208,8 @@ class Judge:
         return Judged(
             elements=actual.size,
             unequal=unequal,
-            strayed=unequal,
+            strayed=int(np.count_nonzero(away)),
+            coarse=int(np.count_nonzero(~(away <= allowed + coarse))),
             wrong=int(np.count_nonzero(wrong)),
             nonfinite=int(np.count_nonzero(~np.isfinite(values) & np.isfinite(expected))),
             worst=float(ulps[worst]),
@@ -209,15 +222,15 @@ class Judge:
             update=float(np.sum(np.where(np.isfinite(expected), expected - base, 0.0) * update)),
         )
 
-    def _truth(self, name: str, start: int, stop: int, expected: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-        """The unmerged rows, the exact merge, the largest number each element went through, and its round-off."""
+    def _truth(self, name: str, start: int, stop: int, expected: Floats) -> tuple[Floats, ...]:
+        """The unmerged rows, the exact merge, the largest number on each element's way; its fine and coarse round-off."""
         if not self._merged.plan.patches.get(name):
-            return expected, expected, np.where(np.isfinite(expected), np.abs(expected), 0.0), np.zeros_like(expected)
+            nothing = np.zeros_like(expected)
+            return expected, expected, np.where(np.isfinite(expected), np.abs(expected), 0.0), nothing, nothing
         unit = self._merged.layout(name).unit
         first, count = start // unit, (stop - start) // unit
         exact, scale = exact_rows(self._merged, name, first, count)
         scale = np.where(np.isfinite(scale), scale, 0.0)
-        noise = round_off(self._merged, name, first, count, scale)
+        fine, coarse = round_off(self._merged, name, first, count, scale)
         base = numbers(self._merged.unmerged(name, start, stop), self._merged[name].dtype)
-        shape = expected.shape
-        return base, exact.reshape(shape), scale.reshape(shape), noise.reshape(shape)
+        return tuple(values.reshape(expected.shape) for values in (base, exact, scale, fine, coarse))

@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 
 from adaptool.adapters.adapter import Adapter
-from adaptool.adapters.base import HEADS, BaseModel
+from adaptool.adapters.base import BaseModel
 from adaptool.adapters.config import AdapterConfig
-from adaptool.adapters.names import FULL, projection_of
+from adaptool.adapters.names import FULL
 from adaptool.archs.shapes import Shape, parameter_shapes
 from adaptool.contents import saved_tensors
 from adaptool.errors import UnsupportedError
@@ -40,7 +40,7 @@ UNSAVED = {
 
 @dataclass(frozen=True, slots=True)
 class ParameterCount:
-    """Trained and total parameters; ``total`` and ``percent`` need a base, and None is said to be unknown in ``note``."""
+    """Trained and total parameters; ``total`` and ``percent`` need a base. ``note`` says why a figure is None."""
 
     trainable: int | None
     total: int | None
@@ -123,7 +123,8 @@ def _full_shapes(adapter: Adapter) -> dict[str, Shape]:
     return {
         tensor.key.module if tensor.key.part == FULL else f"{tensor.key.module}.weight": tensor.info.shape
         for tensor in saved_tensors(adapter)
-        if tensor.role in ("copy", "carried") and not tensor.key.text.endswith("bias")
+        if tensor.role in ("copy", "carried")
+        and not tensor.key.text.endswith("bias")
         and not re.search(r"\.(?:original_module|modules_to_save)\.", tensor.key.text)
     }
 

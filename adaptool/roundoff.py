@@ -13,7 +13,7 @@ import numpy as np
 
 from adaptool.adapters.patches import Dora, LowRank, Patch, Truncate
 from adaptool.merge import Merged
-from adaptool.sampling import FLOAT32_NOISE
+from adaptool.sampling import FLOAT32_NOISE, MANTISSA_BITS
 from adaptool.scales import low_rank_of
 from adaptool.tensors.dtypes import Floats
 
@@ -37,24 +37,29 @@ def _rounds_twice(patch: Patch, *, safe: bool) -> bool:
 
 def exact_rows(merged: Merged, name: str, first: int, count: int) -> tuple[Floats, Floats]:
     """``Merged.exact`` for matrix rows of any number of experts."""
-    parts = [merged.exact(name, start, stop - start) for start, stop in _within_matrices(merged, name, first, count)]
+    parts = [merged.exact(name, start, stop - start) for start, stop in within_matrices(merged, name, first, count)]
     values, largest = (np.concatenate(part) for part in zip(*parts, strict=True))
     return values, largest
 
 
-def round_off(merged: Merged, name: str, first: int, count: int, largest: Floats) -> Floats:
-    """How far float32 arithmetic may leave each element of these rows from the exact merge, before any rounding.
+def round_off(merged: Merged, name: str, first: int, count: int, largest: Floats) -> tuple[Floats, Floats]:
+    """How far arithmetic may leave each element of these rows from the exact merge, before it is rounded.
 
-    ``largest`` is the greatest magnitude an element went through, (count, width).
+    First in float32, as the merge is meant; then in the base's own type, where that is a 16-bit one: a script that
+    keeps the factors in it, as GPUs like them, rounds each of them first. ``largest`` is the greatest magnitude an
+    element went through, (count, width).
     """
-    patches = merged.plan.patches[name]
+    patches, kind = merged.plan.patches[name], merged[name].dtype
+    fine = FLOAT32_NOISE * largest if any(isinstance(p, Dora) for p in patches) else np.zeros_like(largest)
+    coarse = fine.copy()
     if any(isinstance(patch, Truncate) for patch in patches):
-        return np.broadcast_to(FLOAT32_NOISE * largest.max(axis=-1, keepdims=True), largest.shape)
-    result = FLOAT32_NOISE * largest if any(isinstance(p, Dora) for p in patches) else np.zeros_like(largest)
+        fine += FLOAT32_NOISE * largest.max(axis=-1, keepdims=True)
     for patch in filter(None, map(low_rank_of, patches)):
-        parts = [_terms(patch, merged, name, *cut) for cut in _within_matrices(merged, name, first, count)]
-        result += SIGMAS * math.sqrt(patch.factors[0].rank) * FLOAT32_UNIT * np.concatenate(parts)
-    return result
+        parts = [_terms(patch, merged, name, *cut) for cut in within_matrices(merged, name, first, count)]
+        terms = np.concatenate(parts)
+        fine += SIGMAS * math.sqrt(patch.factors[0].rank) * FLOAT32_UNIT * terms
+        coarse += SIGMAS * 2.0 ** -MANTISSA_BITS[kind.name] * terms if kind.bits == 16 else 0.0
+    return fine, fine + coarse
 
 
 def _terms(patch: LowRank, merged: Merged, name: str, start: int, stop: int) -> Floats:
@@ -66,7 +71,7 @@ def _terms(patch: LowRank, merged: Merged, name: str, start: int, stop: int) -> 
     return terms
 
 
-def _within_matrices(merged: Merged, name: str, first: int, count: int) -> Iterator[tuple[int, int]]:
+def within_matrices(merged: Merged, name: str, first: int, count: int) -> Iterator[tuple[int, int]]:
     """The row ranges of ``first`` …, cut where one expert ends and the next begins."""
     height, stop = max(1, merged.layout(name).height), first + count
     while first < stop:

@@ -60,9 +60,16 @@ def _mistakes(patch: LowRank, origins: Origins) -> Iterator[Excuse]:
         yield Excuse(root, "scaled by α/√r as rsLoRA does, which its config does not ask for")
         yield Excuse(float(factors.rank), "α not divided by r")
     module = parse(factors.a, tuner_for(config).part).module.replace(".base_layer", "")
+    yield from _ignored_patterns(config, module)
+
+
+def _ignored_patterns(config: AdapterConfig, module: str) -> Iterator[Excuse]:
+    """What ``module``'s scale is without alpha_pattern, without rank_pattern, and without both if that is a third."""
+    right, seen = config.scale_of(module), set()
     for ignored in (("alpha_pattern",), ("rank_pattern",), ("alpha_pattern", "rank_pattern")):
-        if all(config.fields.get(name) for name in ignored):
+        if right and all(config.fields.get(name) for name in ignored):
             without = AdapterConfig({**config.fields, **dict.fromkeys(ignored)}, config.where)
-            right = config.scale_of(module)
-            if right:
-                yield Excuse(without.scale_of(module) / right, f"{' and '.join(ignored)} ignored")
+            k = without.scale_of(module) / right
+            if k not in seen:
+                seen.add(k)
+                yield Excuse(k, f"{' and '.join(ignored)} ignored")

@@ -1,4 +1,4 @@
-"""What an adapter's config says beyond rank, alpha and targets: its variant, and every field that is not at its default."""
+"""What an adapter's config says beyond rank, alpha and targets: its variant, and each field not at its default."""
 
 from __future__ import annotations
 
@@ -40,13 +40,14 @@ LORA_DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 """LoraConfig of PEFT 0.21."""
 
+TRIVIAL: tuple[Any, ...] = (None, [], {}, False, 0.0, "none", "")
+"""What a field of another type holds when it says nothing; so does ``init_weights: true``."""
+
 COMMON_FIELDS = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
                  "inference_mode"}  # fmt: skip
 """Of every PEFT type; shown elsewhere, or of no interest once saved."""
 
 SHOWN_ELSEWHERE = {"r", "lora_alpha", "alpha", "target_modules", "modules_to_save", "runtime_config", "megatron_core"}
-SHORT_VALUE = 60
-"""Characters; longer values are counted, not shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +81,24 @@ def _is_on(value: object) -> bool:
 
 def settings(config: AdapterConfig) -> tuple[Setting, ...]:
     """The fields that say something: not at their default, and not shown elsewhere in a summary."""
-    hidden = COMMON_FIELDS | SHOWN_ELSEWHERE
-    defaults = LORA_DEFAULTS if config.peft_type == "LORA" else {}
+    hidden = COMMON_FIELDS | SHOWN_ELSEWHERE | {name for name in VARIANTS if config.fields.get(name) is True}
+    lora = config.peft_type == "LORA"
     return tuple(
         Setting(name, _text(value))
         for name, value in config.fields.items()
-        if name not in hidden and not _at_default(value, defaults.get(name))
+        if name not in hidden and not (_at_default(name, value) if lora else value in TRIVIAL or name == "init_weights")
     )
 
 
-def _at_default(value: Any, default: Any) -> bool:
-    return value in (None, [], {}, default) and type(value) in (type(None), list, dict, type(default))
+def _at_default(name: str, value: Any) -> bool:
+    default = LORA_DEFAULTS.get(name)
+    return value in (None, [], {}) or (value == default and type(value) is type(default))
 
 
 def _text(value: Any) -> str:
     if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        text = ", ".join(sorted(value))
-    else:
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    if len(text) <= SHORT_VALUE or not isinstance(value, list | dict):
-        return text
-    return f"{len(value)} entries"
+        return ", ".join(sorted(value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def unknown_fields(config: AdapterConfig) -> Iterator[str]:

@@ -81,7 +81,8 @@ def module_spectrum(module: LowRankModule, store: Store) -> ModuleSpectrum:
     finite = [matrix for matrix in matrices if matrix.frobenius is not None]
     magnitudes = None if module.magnitude is None else _magnitudes(store, module.magnitude)
     if len(finite) < len(matrices):
-        return ModuleSpectrum(module.name, module.rank, scale, "not_finite", None, None, None, None, matrices, magnitudes)
+        unknown = (None, None, None, None)
+        return ModuleSpectrum(module.name, module.rank, scale, "not_finite", *unknown, matrices, magnitudes)
     trained = [matrix for matrix in matrices if matrix.state == "trained"]
     return ModuleSpectrum(
         module.name, module.rank, scale, "trained" if trained else "zero",
@@ -109,8 +110,9 @@ def matrix_spectrum(factors: Factors, scale: float) -> MatrixSpectrum:
 
 def product_singular_values(left: Floats, right: Floats) -> NDArray[np.float64]:
     """Singular values of left (m, r) @ right (r, n) by two thin QRs and an SVD no larger than r×r."""
-    core = np.linalg.qr(left, mode="r") @ np.linalg.qr(right.T, mode="r").T
-    return np.asarray(np.linalg.svd(core, compute_uv=False), np.float64)
+    outer: Floats = np.linalg.qr(left, mode="r")  # type: ignore[assignment]  # numpy types every mode as a pair
+    inner: Floats = np.linalg.qr(right.T, mode="r")  # type: ignore[assignment]
+    return np.asarray(np.linalg.svd(outer @ inner.T, compute_uv=False), np.float64)
 
 
 def not_finite(store: Store) -> dict[str, int]:

@@ -1,12 +1,12 @@
-"""What ``inspect`` knows: an adapter or a model as one immutable value, from headers alone unless weights are asked for."""
+"""What ``inspect`` knows: an adapter or a model as one immutable value, from headers unless weights are asked for."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME, Adapter, open_adapter
 from adaptool.adapters.base import BaseModel, open_base, read_base_config
@@ -15,7 +15,7 @@ from adaptool.adapters.tuners import tuner_for
 from adaptool.adapters.tuners.tuner import Refusal
 from adaptool.beside import FileBeside, files_beside
 from adaptool.contents import low_rank_modules, saved_tensors
-from adaptool.errors import AdaptoolError, NotFoundError, UnsupportedError
+from adaptool.errors import NotFoundError, UnsupportedError
 from adaptool.expected import expected_adapter
 from adaptool.parameters import ParameterCount, base_parameters, count_parameters
 from adaptool.settings import Setting, settings, variants
@@ -117,15 +117,13 @@ class Inspection:
     failures: tuple[Failure, ...]
 
 
-def inspect_path(
-    path: Path, base: BaseModel | None = None, *, weights: bool = False
-) -> AdapterSummary | ModelSummary:
+def inspect_path(path: Path, base: BaseModel | None = None, *, weights: bool = False) -> AdapterSummary | ModelSummary:
     """Open what lies at ``path`` and summarise it. Raises AdaptoolError where it cannot be read."""
     return summarise(open_subject(path), base, weights=weights)
 
 
 def open_subject(path: Path) -> Adapter | BaseModel:
-    """An adapter where there is an adapter_config.json, also without weights; else a model, also only its config.json."""
+    """An adapter where there is an adapter_config.json, with weights or without; else a model, or only its config."""
     folder = path if path.is_dir() else path.parent
     if path.name != "config.json" and (folder / CONFIG_NAME).exists():
         if path.name == CONFIG_NAME:
@@ -142,7 +140,7 @@ def open_subject(path: Path) -> Adapter | BaseModel:
 
 
 def open_model(path: Path) -> BaseModel:
-    """A model for its figures: as ``open_base``, and also one of which only the config, or only a quantised form, is here."""
+    """A model for its figures: as ``open_base``, and also one that is only a config, or quantised beyond reading."""
     try:
         return open_base(path) if path.name != "config.json" else _config_only(path)
     except UnsupportedError:
@@ -164,8 +162,9 @@ def _config_only(path: Path) -> BaseModel:
 def summarise(
     subject: Adapter | BaseModel, base: BaseModel | None = None, *, weights: bool = False
 ) -> AdapterSummary | ModelSummary:
-    """Everything ``inspect`` shows. Only headers are read; with ``weights`` every tensor of the subject, and of the base
-    those the adapter changes.
+    """Everything ``inspect`` shows, from headers.
+
+    With ``weights`` every tensor of the subject is read, and those of the base that the adapter changes.
     """
     if isinstance(subject, BaseModel):
         return summarise_model(subject, weights=weights)
@@ -236,22 +235,21 @@ def _declared(config: AdapterConfig) -> tuple[Scaling, ...]:
 
 def summarise_model(model: BaseModel, *, weights: bool = False) -> ModelSummary:
     """One model; a config alone is counted by the table of its family."""
+    from adaptool.tensors.bnb import Bnb4bit
     from adaptool.tensors.quantized import label, quantization_of
 
     config, store = model.config or {}, model.store
-    method = None if type(store).__name__ == "Bnb4bit" else quantization_of(model.config, store) if store else None
-    counts = Counter(info.dtype.name for info in store.infos.values())
-    notes = ()
-    if any(".lora_" in name for name in store):
-        notes = ("these are an adapter's tensors, and there is no adapter_config.json beside them",)
+    method = "bnb-4bit" if isinstance(store, Bnb4bit) else quantization_of(model.config, store) if store else None
+    lost = any(".lora_" in name for name in store)
+    notes = ("these are an adapter's tensors, and there is no adapter_config.json beside them",) if lost else ()
     layers = next((config[key] for key in LAYER_KEYS if isinstance(config.get(key), int)), None)
     return ModelSummary(
         name=model.path.resolve().name, path=model.path, model_type=model.model_type,
         architectures=tuple(map(str, config.get("architectures") or ())), layers=layers,
         vocabulary=model.text_config.get("vocab_size"), tied=model.tied,
-        quantised=label("bnb-4bit") if type(store).__name__ == "Bnb4bit" else label(method) if method else None,
-        weights="read" if store else "absent", tensors=len(store), parameters=base_parameters(model), nbytes=store.nbytes,
-        dtypes=dtype_shares(store), header_digest=header_digest(store),
+        quantised=label(method) if method else None,
+        weights="read" if store else "absent", tensors=len(store), parameters=base_parameters(model),
+        nbytes=store.nbytes, dtypes=dtype_shares(store), header_digest=header_digest(store),
         content_digest=content_digest(store) if weights and store else None, files=files_beside(model.folder),
         metadata=_metadata(store), notes=notes,
     )  # fmt: skip

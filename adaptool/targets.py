@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from adaptool.contents import LowRankModule, Place, Role, Saved, place_of, runtime_name
 from adaptool.adapters.config import AdapterConfig
+from adaptool.contents import LowRankModule, Role, Saved, place_of, runtime_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +128,10 @@ def _target(
 
 
 def full_tensors(saved: Iterable[Saved]) -> tuple[FullTensors, ...]:
-    """Whole modules, biases, weights carried along, and what is left over: grouped like the targets."""
+    """Whole modules, biases, weights carried along, what all modules share, what is left over; grouped as targets."""
     groups: dict[tuple[Role, str, str], list[Saved]] = {}
     for tensor in saved:
-        if tensor.role in ("trained", "fixed", "frozen"):
+        if tensor.role in ("trained", "fixed", "frozen") and tensor.key.module:
             continue
         place = place_of(_parameter(tensor))
         groups.setdefault((tensor.role, place.stack, place.name), []).append(tensor)
@@ -140,6 +140,8 @@ def full_tensors(saved: Iterable[Saved]) -> tuple[FullTensors, ...]:
 
 def _parameter(tensor: Saved) -> str:
     """A full tensor's own name; a wrapped layer's bias or weight by the layer's."""
+    if not tensor.key.module:
+        return tensor.key.part
     part = tensor.key.part.rpartition(".")[2]
     return f"{tensor.key.module}.{part}" if "base_layer" in tensor.key.part else tensor.key.module
 
@@ -152,11 +154,3 @@ def _full(role: Role, stack: str, name: str, tensors: Sequence[Saved]) -> FullTe
         tuple(dict.fromkeys(info.shape for info in infos)), tuple(dict.fromkeys(info.dtype.name for info in infos)),
         sum(info.size for info in infos), sum(info.nbytes for info in infos),
     )  # fmt: skip
-
-
-def shared_parts(saved: Iterable[Saved]) -> tuple[Saved, ...]:
-    """The adapter's own tensors that belong to no module: VeRA's projections, virtual tokens."""
-    return tuple(t for t in saved if not t.key.module and t.role in ("trained", "frozen"))
-
-
-__all__ = ["DTypeShare", "FullTensors", "Place", "Scaling", "Target", "full_tensors", "scalings", "targets"]

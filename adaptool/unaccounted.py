@@ -23,9 +23,7 @@ class Unaccounted:
     names: tuple[str, ...]
 
 
-def unaccounted(
-    adapter: Adapter, saved: Sequence[Saved], modules: Sequence[LowRankModule]
-) -> tuple[Unaccounted, ...]:
+def unaccounted(adapter: Adapter, saved: Sequence[Saved], modules: Sequence[LowRankModule]) -> tuple[Unaccounted, ...]:
     """Everything about the adapter that does not add up, from its headers and config."""
     reasons = [
         ("tensors without PEFT's prefix base_model.model., which PEFT ignores", _keys(saved, "stray")),

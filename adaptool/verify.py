@@ -6,18 +6,21 @@ is wrong is named.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
-from adaptool.adapters.base import BaseModel
+from adaptool.adapters.base import BaseModel, open_base
 from adaptool.compare import Pair, measure_pairs
 from adaptool.defects import Defect, Evidence, Suspect, name_defects
-from adaptool.diagnosis import Finding, diagnose, is_transpose
-from adaptool.errors import MismatchError, UnsupportedError
+from adaptool.deltas import is_transpose
+from adaptool.diagnosis import Finding, diagnose
+from adaptool.errors import MismatchError, NotFoundError, UnsupportedError
 from adaptool.jobs import default_workers, run
 from adaptool.judging import Judge, Judged, total
-from adaptool.merge import Merged
+from adaptool.merge import Merged, Rounding, merge
 from adaptool.pairing import Pairing, pair_up, still_wrapped
 from adaptool.scales import Origins
 from adaptool.tensors.bnb import Bnb4bit
@@ -28,6 +31,7 @@ FEW_ULPS = 4.0
 """More than this is not a rounding of the result but of the sums before it, whose terms cancel."""
 
 Verdict = Literal["bit-equal", "within one rounding", "wrong"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class TensorVerdict:
     elements: int
     unequal: int
     wrong: int
-    """Elements off by more than the recipe's roundings."""
+    """Elements off by more than the recipe's roundings; some are forgiven where 16-bit arithmetic made them."""
     ulps: float
     """The largest distance, in units in the last place of the largest number the element went through."""
     place: tuple[int, int] | None
@@ -61,6 +65,8 @@ class Verification:
 
     verdict: Verdict
     sentence: str
+    counts: Mapping[Verdict, int]
+    """How many tensors are bit-equal, within one rounding, and wrong."""
     defects: tuple[Defect, ...]
     """The likeliest cause of the rest first."""
     tensors: tuple[TensorVerdict, ...]
@@ -72,10 +78,6 @@ class Verification:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return self.verdict != "wrong"
-
-    def count(self, verdict: Verdict) -> int:
-        """How many tensors are that."""
-        return sum(tensor.verdict == verdict for tensor in self.tensors)
 
     def worst(self, number: int) -> tuple[TensorVerdict, ...]:
         """The tensors furthest off, wrong ones first; none that is bit-equal."""
@@ -141,8 +143,11 @@ class VerifyJob:
         defects = name_defects(self._evidence(found))
         verdict = _overall(tensors) if not defects else "wrong"
         sentence = defects[0].sentence if defects else _good_sentence(tensors)
+        counts: dict[Verdict, int] = dict.fromkeys(VERDICTS, 0) | Counter(tensor.verdict for tensor in tensors)
         pairing = self.pairing
-        return Verification(verdict, sentence, defects, tensors, pairing.missing, pairing.unexpected, pairing.notes)
+        return Verification(
+            verdict, sentence, counts, defects, tensors, pairing.missing, pairing.unexpected, pairing.notes
+        )  # fmt: skip
 
     def _unmoved(self, judged: Mapping[Pair, Judged], verdicts: Mapping[Pair, Verdict]) -> list[Pair]:
         """Tensors each within a rounding that together show that updates were lost: too small to tell one by one."""
@@ -213,20 +218,39 @@ def verify_store(
     return job.report
 
 
-def checkpoint_store(model: BaseModel) -> Store:
-    """The weights of an opened checkpoint, if they can be verified: raises UnsupportedError for quantised ones."""
+def open_job(
+    base: BaseModel, adapters: Origins, checkpoint: Path, *, rounding: Rounding = "once", workers: int | None = None
+) -> VerifyJob:
+    """A verification of the checkpoint at a path: a folder, a weights file or an index, safetensors or PyTorch.
+
+    Raises what ``merge`` raises where these adapters cannot be merged at all, and UnsupportedError for a checkpoint
+    that was quantised after the merge.
+    """
+    merged = merge(base, adapters, rounding=rounding)
+    model = _open_checkpoint(checkpoint)
+    return VerifyJob(merged, model.store, None, model.config, adapters, workers or default_workers())
+
+
+def _open_checkpoint(path: Path) -> BaseModel:
+    try:
+        model = open_base(path)
+    except UnsupportedError as error:
+        raise UnsupportedError(error.message, hint="verify the 16-bit model, before it is quantised") from error
+    except NotFoundError as error:
+        raise NotFoundError(error.message, hint="MERGED is a merged model: its folder or its weights file") from error
     if isinstance(model.store, Bnb4bit):
         raise UnsupportedError(
-            f"{model.path} is 4-bit: what the merge gave was quantised afterwards and cannot be checked",
-            hint="verify the 16-bit model before it is quantised",
+            f"{path} is 4-bit: what a merge gave was quantised afterwards, and cannot be checked any more",
+            hint="verify the 16-bit model, before it is quantised",
         )
-    return model.store
+    return model
 
 
 def _verdict(judged: Judged) -> Verdict:
     if judged.unequal == 0:
         return "bit-equal"
-    return "wrong" if judged.wrong or judged.drifts else "within one rounding"
+    right = (judged.wrong == 0 and not judged.drifts) or judged.coarsely_right
+    return "within one rounding" if right else "wrong"
 
 
 def _overall(tensors: tuple[TensorVerdict, ...]) -> Verdict:
@@ -241,6 +265,9 @@ def _good_sentence(tensors: tuple[TensorVerdict, ...]) -> str:
     if same:
         return f"{len(near)} of {len(tensors)} tensors are exactly what {min(same, key=len)} gives, the rest bit-equal"
     share = sum(tensor.unequal for tensor in near) / sum(tensor.elements for tensor in near)
+    coarse = sum(tensor.wrong > 0 for tensor in near)
+    if coarse:
+        return f"{coarse} of {len(tensors)} tensors are this merge computed in 16-bit arithmetic ({share:.2%} differ)"
     worst = max(tensor.ulps for tensor in near)
     by = f"{worst:.1f} ulp at most" if worst <= FEW_ULPS else "the round-off of float32 sums"
     return (

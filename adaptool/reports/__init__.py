@@ -1,0 +1,1 @@
+"""Results in words, in JSON, and in the colours of a terminal."""

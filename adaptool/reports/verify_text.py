@@ -1,0 +1,67 @@
+"""A verification for people: the verdict in a sentence, what else is wrong, and the tensors furthest off."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from adaptool.reports.figures import count, listed, percent, plural
+from adaptool.reports.layout import Column, Line, Span, Style, fact, heading, table, visible, wrap
+
+if TYPE_CHECKING:
+    from adaptool.verify import TensorVerdict, Verification
+
+BLANK: Line = ()
+WORST = 10
+"""Rows of the table."""
+
+STYLES: dict[str, Style] = {"bit-equal": "good", "within one rounding": "good", "wrong": "bad"}
+
+COLUMNS = (
+    Column("tensor", elastic=True),
+    Column("verdict"),
+    Column("differ", right=True, keep=5),
+    Column("ulp", right=True, keep=4),
+    Column("scale", right=True, keep=6),
+    Column("finding", keep=7),
+)
+
+
+def verification_report(found: Verification, name: str, width: int) -> list[Line]:
+    """One verification, in lines of at most ``width`` columns; ``name`` is what was checked."""
+    lines: list[Line] = [(Span(visible(name), "title"), Span("  "), Span(found.verdict, STYLES[found.verdict])), BLANK]
+    lines += [(Span(f"  {text}"),) for text in wrap(found.sentence, width - 2)]
+    lines += [BLANK]
+    for defect in found.defects[1:]:
+        lines += fact("also", defect.sentence, width, "warn")
+    shown = ", ".join(f"{count(number)} {verdict}" for verdict, number in found.counts.items() if number)
+    lines += fact("tensors", f"{shown} of {count(len(found.tensors))}", width)
+    for label, names in (("missing", found.missing), ("unexpected", found.unexpected)):
+        if names:
+            lines += fact(label, listed(names, 4), width, "warn")
+    for note in found.notes:
+        lines += fact("note", note, width, "dim")
+    worst = found.worst(WORST)
+    if worst:
+        lines += [BLANK, heading(_title(found, len(worst))), *table(COLUMNS, [_row(tensor) for tensor in worst], width)]
+    return lines
+
+
+def _title(found: Verification, shown: int) -> str:
+    off = len(found.tensors) - found.counts["bit-equal"]
+    return f"FURTHEST OFF: {shown} of {plural(off, 'tensor')}" if shown < off else "FURTHEST OFF"
+
+
+def _row(tensor: TensorVerdict) -> list[str]:
+    finding = tensor.finding
+    short = {"within one rounding": "rounding"}.get(tensor.verdict, tensor.verdict)
+    scale = f"{finding.k:.3g}×" if finding is not None and finding.k is not None else ""
+    share = tensor.unequal / tensor.elements if tensor.elements else 0.0
+    reason = tensor.equals[0] if tensor.equals else "" if finding is None else finding.kind
+    return [tensor.name, short, percent(share), _ulps(tensor.ulps), scale, reason]
+
+
+def _ulps(value: float) -> str:
+    if not math.isfinite(value):
+        return "∞"
+    return "" if value == 0 else f"{value:.1f}" if value < 100 else f"{value:.0e}"
