@@ -17,7 +17,7 @@ from adaptool.jobs import default_workers, run
 from adaptool.tensors.dtypes import Array, DType, Floats, widen
 from adaptool.tensors.store import Store
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 19
 """Of the expected tensor: small enough that a worker's float64 temporaries stay within some tens of MiB."""
 
 Part = TypeVar("Part")

@@ -37,6 +37,8 @@ FROZEN_PART = re.compile(
 )
 """Saved because the adapter needs them, and never trained: random projections, indices, statistics."""
 
+PAIRS = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
+
 Role = Literal["trained", "fixed", "unfrozen", "copy", "carried", "frozen", "undeclared", "stray"]
 """What a saved tensor is.
 
@@ -180,33 +182,61 @@ def name_ends_with(module: str, ending: str) -> bool:
 
 
 def low_rank_modules(adapter: Adapter) -> Iterator[LowRankModule]:
-    """Every module with both factors; what lacks one is an orphan. Only for LORA."""
+    """Every module with two factors that make a product; ``orphans`` and ``misshapen`` name the rest. Only for LORA."""
+    broken = set(misshapen(adapter))
     for module, parts in adapter.modules.items():
         magnitude = parts.get("lora_magnitude_vector", parts.get("lora_magnitude_vector.weight"))
-        if "lora_A.weight" in parts and "lora_B.weight" in parts:
-            yield _dense(adapter, module, parts, magnitude)
-        if "lora_embedding_A" in parts and "lora_embedding_B" in parts:
-            a, b = parts["lora_embedding_A"], parts["lora_embedding_B"]
-            (rank, tokens), width = adapter.store[a].shape, adapter.store[b].shape[0]
-            factors = Factors(adapter.store, a, b, rank, swapped=True)
-            yield _described(module, adapter.config, (factors,), (tokens, width), magnitude)
+        for a, b in _pairs(parts):
+            if a in broken or b in broken:
+                continue
+            if a.endswith("lora_embedding_A"):
+                (rank, tokens), width = adapter.store[a].shape, adapter.store[b].shape[0]
+                factors = Factors(adapter.store, a, b, rank, swapped=True)
+                yield _described(module, adapter.config, (factors,), (tokens, width), magnitude)
+            else:
+                yield _dense(adapter, module, parts, magnitude)
+
+
+def _pairs(parts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    return ((parts[a], parts[b]) for a, b in PAIRS if a in parts and b in parts)
 
 
 def _dense(adapter: Adapter, module: str, parts: Mapping[str, str], magnitude: str | None) -> LowRankModule:
     config, store = adapter.config, adapter.store
     a, b = store[parts["lora_A.weight"]], store[parts["lora_B.weight"]]
-    name = runtime_name(module, config)
-    declared = config.rank_of(name)
-    in_experts = name != module.replace(".base_layer", "")
-    experts = max(1, a.shape[0] // declared) if in_experts else 1
+    name, experts = runtime_name(module, config), _experts(module, a.shape[0], config)
     blocks_a, blocks_b = bdlora_blocks(module, config)
-    width = a.size // a.shape[0] * blocks_a if a.shape[0] else 0
     factors = Factors(
         store, a.name, b.name, a.shape[0] // experts, blocks_a=blocks_a, blocks_b=blocks_b, experts=experts,
         diagonal=parts.get("lora_diag") if config.fields.get("kasa_config") is not None else None,
     )  # fmt: skip
-    described = _described(name, config, factors.each(), (b.shape[0], width), magnitude)
+    described = _described(name, config, factors.each(), (b.shape[0], a.size // a.shape[0] * blocks_a), magnitude)
     return replace(described, twice=module.endswith(".base_layer.out_proj"))
+
+
+def _experts(module: str, rows: int, config: AdapterConfig) -> int:
+    """How many experts A's rows are of, by the rank declared for one."""
+    name = runtime_name(module, config)
+    return max(1, rows // config.rank_of(name)) if name != module.replace(".base_layer", "") else 1
+
+
+def misshapen(adapter: Adapter) -> tuple[str, ...]:
+    """Factors that are no matrices (saved under ZeRO-3 without gathering), or whose product does not exist."""
+    store, config = adapter.store, adapter.config
+    return tuple(
+        key
+        for module, parts in adapter.modules.items()
+        for pair in _pairs(parts)
+        if not _multiply(module, store[pair[0]].shape, store[pair[1]].shape, config)
+        for key in pair
+    )
+
+
+def _multiply(module: str, a: tuple[int, ...], b: tuple[int, ...], config: AdapterConfig) -> bool:
+    if len(a) < 2 or len(b) < 2 or 0 in a or 0 in b:
+        return False
+    blocks = bdlora_blocks(module, config)[1]
+    return a[0] == b[1] * blocks and a[0] % (_experts(module, a[0], config) * blocks) == 0
 
 
 def _described(
@@ -236,11 +266,10 @@ def _registered(parameter: str) -> tuple[int, str]:
 
 def orphans(adapter: Adapter) -> tuple[str, ...]:
     """Factors without their other half."""
-    pairs = (("lora_A.weight", "lora_B.weight"), ("lora_embedding_A", "lora_embedding_B"))
     return tuple(
         parts[one]
         for parts in adapter.modules.values()
-        for pair in pairs
+        for pair in PAIRS
         for one, other in (pair, pair[::-1])
         if one in parts and other not in parts
     )

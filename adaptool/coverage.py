@@ -18,14 +18,13 @@ from adaptool.adapters.plan import Plan
 from adaptool.adapters.tuners import TUNERS, tuner_for
 from adaptool.adapters.tuners.unmergeable import PROMPTS
 from adaptool.archs.shapes import parameter_shapes
-from adaptool.contents import place_of, saved_tensors
+from adaptool.contents import misshapen, place_of, saved_tensors
 from adaptool.errors import AdaptoolError
 from adaptool.expected import shapes_store, trained_config
 from adaptool.jobs import default_workers, run
 from adaptool.merge import Merged
 from adaptool.provenance import QUANTISED_NAME, base_name, origin_note
 from adaptool.tensors.compute import NumpyCompute
-from adaptool.tensors.dtypes import widen
 from adaptool.tensors.store import Store, select
 
 BLOCK_BYTES = 8 << 20
@@ -80,6 +79,8 @@ def plan_of(adapter: Adapter, base: BaseModel) -> tuple[Plan | None, str | None]
     """The plan of merging one adapter, or what speaks against it."""
     if adapter.config.peft_type not in TUNERS:
         return None, None
+    if broken := misshapen(adapter):
+        return None, f"{broken[0]} is no matrix, or does not fit its other half"
     plan = Plan(base)
     try:
         used = tuner_for(adapter.config).plan(adapter, 1.0, plan)
@@ -146,10 +147,11 @@ def _factor_keys(patches: Iterable[Patch]) -> Iterator[str]:
 
 
 def _energy(merged: Merged, name: str) -> float:
-    """Σ w² of a tensor before its patches."""
-    total, kind = 0.0, merged[name].dtype
+    """Σ w² of a tensor before its patches: each row in its own type (float32 for 16 bits), the rows in float64."""
+    info, compute, total = merged[name], NumpyCompute(), 0.0
     # Store's own cut: Merged would cut by tiles
     for start, stop in Store.spans(merged, name, BLOCK_BYTES):
-        values = widen(merged.unmerged(name, start, stop), kind).astype(np.float64).ravel()
-        total += float(values @ values)
+        values = compute.load(merged.unmerged(name, start, stop), info.dtype)
+        norms = compute.row_norms(values.reshape(-1, info.columns)).astype(np.float64)
+        total += float(norms @ norms)
     return total

@@ -21,7 +21,7 @@ from adaptool.errors import UnsupportedError
 from adaptool.merge import Merged
 from adaptool.roundoff import exact_rows, round_off, roundings
 from adaptool.sampling import spacing
-from adaptool.tensors.dtypes import Array, DType, Floats, narrow
+from adaptool.tensors.dtypes import Array, DType, Floats, narrow, widen
 from adaptool.tensors.store import Cast, Store
 
 DRIFT_SIGMAS = 6.0
@@ -30,6 +30,11 @@ DRIFT_SIGMAS = 6.0
 DRIFT_SHARE = 0.1
 """Of the update: a real drift below it is another arithmetic (bf16 factors, TF32), not another merge."""
 
+
+PLAINLY_WRONG = 0.5
+"""Of a row's elements."""
+
+ROWS_WORTH_SAMPLING = 32
 
 MANY_PER_WRONG = 10
 """Elements a little off for each that is off by more than a rounding, where arithmetic is why; damage is alone."""
@@ -45,7 +50,7 @@ class Judged:
     elements: int
     unequal: int = 0
     wrong: int = 0
-    """Off by more than the roundings of the recipe."""
+    """Off by more than the roundings of the recipe; an estimate where whole blocks are."""
     nonfinite: int = 0
     """NaN or Inf where the merge has none."""
     worst: float = 0.0
@@ -171,7 +176,42 @@ class Judge:
         ]
         if equals:
             return Judged(actual.size, int(np.count_nonzero(actual != results[0])), equals=frozenset(equals))
+        if (plain := self._plainly_wrong(pair, start, stop, actual, results)) is not None:
+            return plain
         return self._against_nearest(pair, start, stop, actual, results)
+
+    def _plainly_wrong(
+        self, pair: Pair, start: int, stop: int, actual: Array, results: Sequence[Array]
+    ) -> Judged | None:
+        """The block judged by its first, middle and last rows, where most of each is wrong; None where it is not.
+
+        A merge that is wrong is mostly wrong everywhere, and telling by how much costs more than merging did.
+        """
+        patches = self._merged.plan.patches.get(pair.expected, ())
+        unit = self._merged.layout(pair.expected).unit if patches else 1
+        if (stop - start) // unit < ROWS_WORTH_SAMPLING or any(patch.whole for patch in patches):
+            return None
+        seen = []
+        for first in (start, start + (stop - start) // unit // 2 * unit, stop - unit):
+            cut = slice(first - start, first - start + unit)
+            judged = self._against_nearest(pair, first, first + unit, actual[cut], [result[cut] for result in results])
+            if judged.wrong < PLAINLY_WRONG * judged.elements or judged.nonfinite:
+                return None
+            seen.append(judged)
+        if not np.isfinite(widen(actual, self._actual[pair.actual].dtype)).all():
+            return None
+        sample = total(seen)
+        scale = actual.size / sample.elements
+        return replace(
+            sample,
+            elements=actual.size,
+            unequal=int(np.count_nonzero(actual != results[0])),
+            wrong=round(sample.wrong * scale),
+            strayed=round(sample.strayed * scale),
+            coarse=round(sample.coarse * scale),
+            moved=round(sample.moved * scale),
+            wrong_rows=(start, stop - 1),
+        )
 
     def _other_types(self, pair: Pair, expected: Array, actual: Array) -> Judged:
         """Integers, booleans and packed types: the same bytes or wrong."""
@@ -223,7 +263,7 @@ class Judge:
         )
 
     def _truth(self, name: str, start: int, stop: int, expected: Floats) -> tuple[Floats, ...]:
-        """The unmerged rows, the exact merge, the largest number on each element's way; its fine and coarse round-off."""
+        """The unmerged rows, the exact merge, the largest number on each element's way, fine and coarse round-off."""
         if not self._merged.plan.patches.get(name):
             nothing = np.zeros_like(expected)
             return expected, expected, np.where(np.isfinite(expected), np.abs(expected), 0.0), nothing, nothing

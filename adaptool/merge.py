@@ -85,7 +85,7 @@ class Merged(Store):
     def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
         info, start, stop = self.span(name, start, stop)
         patches = self.plan.patches.get(name)
-        if not patches:
+        if not patches or start == stop:
             return self.unmerged(name, start, stop, out)
         layout = self.layout(name)
         first, last = (0, layout.rows) if self._whole(name) else self._covering(layout, start, stop)

@@ -11,6 +11,7 @@ from adaptool.contents import low_rank_modules, place_of
 from adaptool.coverage import base_norms
 from adaptool.expected import Shapes
 from adaptool.spectrum import ModuleSpectrum, module_spectrum, not_finite
+from adaptool.tensors.compute import single_threaded_blas
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +55,10 @@ def measure(adapter: Adapter, base: BaseModel | None = None) -> Strength:
         return Strength((), (), None, None, (), broken)
     wrapped = tuple(low_rank_modules(adapter))
     norms = base_norms(adapter, base) if base is not None and base.store and not isinstance(base.store, Shapes) else {}
+    with single_threaded_blas():  # thin QRs are too small to share, and threads that wait burn the time
+        measured = [module_spectrum(module, adapter.store) for module in wrapped]
     spectra, squares, weights = [], 0.0, 0.0
-    for module in wrapped:
-        spectrum = module_spectrum(module, adapter.store)
+    for module, spectrum in zip(wrapped, measured, strict=True):
         norm = norms.get(module.factors[0].a)
         if norm and spectrum.frobenius is not None:
             squares, weights = squares + spectrum.frobenius**2, weights + norm**2

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.config import AdapterConfig, matches
-from adaptool.contents import LowRankModule, Saved, name_ends_with, orphans
+from adaptool.contents import LowRankModule, Saved, misshapen, name_ends_with, orphans, runtime_name
 from adaptool.expected import TASK_HEADS
 from adaptool.settings import unknown_fields
 
@@ -21,20 +21,26 @@ class Unaccounted:
 
     reason: str
     names: tuple[str, ...]
+    fatal: bool
+    """Whether a merge fails over it."""
 
 
 def unaccounted(adapter: Adapter, saved: Sequence[Saved], modules: Sequence[LowRankModule]) -> tuple[Unaccounted, ...]:
     """Everything about the adapter that does not add up, from its headers and config."""
-    reasons = [
+    lora = adapter.config.peft_type == "LORA"
+    fatal = [
         ("tensors without PEFT's prefix base_model.model., which PEFT ignores", _keys(saved, "stray")),
         ("tensors that nothing in the config accounts for", _keys(saved, "undeclared")),
-        ("factors without their other half", orphans(adapter) if adapter.config.peft_type == "LORA" else ()),
+        ("factors without their other half", orphans(adapter) if lora else ()),
+        ("factors that are no matrices, or do not fit each other", misshapen(adapter) if lora else ()),
         ("modules whose rank is not the declared one", tuple(_other_ranks(modules))),
-        ("fields that PEFT up to 0.21 does not have", tuple(unknown_fields(adapter.config))),
+        ("DoRA modules without a magnitude", tuple(_unscaled(adapter.config, saved))),
     ]
-    if saved:
-        reasons += list(_promised(adapter.config, saved))
-    return tuple(Unaccounted(reason, names) for reason, names in reasons if names)
+    odd = [
+        ("fields that PEFT up to 0.21 does not have", tuple(unknown_fields(adapter.config))),
+        *(_promised(adapter.config, saved) if saved else ()),
+    ]
+    return tuple(Unaccounted(reason, names, kind is fatal) for kind in (fatal, odd) for reason, names in kind if names)
 
 
 def _keys(saved: Sequence[Saved], role: str) -> tuple[str, ...]:
@@ -47,25 +53,32 @@ def _other_ranks(modules: Sequence[LowRankModule]) -> Iterator[str]:
             yield f"{module.name}: {module.rank}, declared {module.declared_rank}"
 
 
+def _unscaled(config: AdapterConfig, saved: Sequence[Saved]) -> list[str]:
+    if not config.fields.get("use_dora"):
+        return []
+    wrapped = {tensor.key.module for tensor in saved if tensor.key.part.startswith(("lora_A", "lora_embedding_A"))}
+    return sorted(wrapped - {t.key.module for t in saved if t.key.part.startswith("lora_magnitude_vector")})
+
+
 def _promised(config: AdapterConfig, saved: Sequence[Saved]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """What the config names and no tensor answers to."""
-    own = {tensor.key.module.replace(".base_layer", "") for tensor in saved if tensor.role in ("trained", "frozen")}
+    own = {runtime_name(tensor.key.module, config) for tensor in saved if tensor.role in ("trained", "frozen")}
     owners = {tensor.key.module.rpartition(".")[0] for tensor in saved if tensor.role == "copy"}
     yield "modules_to_save without a tensor", tuple(_unsaved_wholes(config, owners))
-    targets = config.fields.get("target_modules")
-    if isinstance(targets, list):
-        names = [name for name in config.names("target_modules") if not any(_ends(module, name) for module in own)]
-        yield "target_modules without a tensor", tuple(names)
+    for field in ("target_modules", "target_parameters"):
+        named = config.fields.get(field)
+        if isinstance(named, list):
+            excluded = config.names("exclude_modules")
+            yield (
+                f"{field} without a tensor",
+                tuple(name for name in config.names(field) if name not in excluded and not _names_any(name, own)),
+            )
     for field in ("rank_pattern", "alpha_pattern"):
         patterns = config.fields.get(field)
         if isinstance(patterns, dict) and config.peft_type != "ADALORA":
             yield f"keys of {field} that match no module", tuple(_matchless(patterns, own, config))
     if config.fields.get("trainable_token_indices") and not any("trainable_tokens" in t.key.part for t in saved):
         yield "trained tokens without a tensor", ("trainable_token_indices",)
-    if config.fields.get("use_dora"):
-        wrapped = {tensor.key.module for tensor in saved if tensor.key.part.startswith(("lora_A", "lora_embedding_A"))}
-        scaled = {tensor.key.module for tensor in saved if tensor.key.part.startswith("lora_magnitude_vector")}
-        yield "DoRA modules without a magnitude", tuple(sorted(wrapped - scaled))
 
 
 def _unsaved_wholes(config: AdapterConfig, owners: set[str]) -> Iterator[str]:
@@ -83,5 +96,6 @@ def _matchless(patterns: dict[str, object], own: set[str], config: AdapterConfig
             yield pattern
 
 
-def _ends(module: str, name: str) -> bool:
-    return module == name or module.endswith(f".{name}")
+def _names_any(name: str, modules: set[str]) -> bool:
+    plain = name.removesuffix(".weight")
+    return any(module == plain or module.endswith(f".{plain}") for module in modules)

@@ -106,7 +106,9 @@ class VerifyJob:
         if not self.pairing.pairs:
             raise MismatchError(
                 f"{self.actual}: none of its {len(self.actual)} tensors is one of the merged model's",
-                hint="is it a checkpoint of the same architecture?",
+                hint="this is an adapter: verify takes the merged model"
+                if still_wrapped(self.actual)
+                else "is it a checkpoint of the same architecture?",
             )
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -118,7 +119,10 @@ def _snapshot(path: Path) -> Path:
     """A repository folder of the HF cache means the snapshot its ``main`` points at."""
     ref = path / "refs" / "main"
     if path.is_dir() and ref.is_file() and (path / "snapshots").is_dir():
-        return path / "snapshots" / ref.read_text().strip()
+        commit = ref.read_bytes()[:100].decode("ascii", "replace").strip()
+        if not re.fullmatch(r"[\w-]+", commit):
+            raise FormatError(f"{ref}: names no commit", hint="give --base the snapshot's folder itself")
+        return path / "snapshots" / commit
     return path
 
 

@@ -14,6 +14,9 @@ from adaptool.tensors.dtypes import Array, DType
 TILE_ELEMENTS = 128 * 1024
 """Elements of a tile: its float32 delta (512 KiB) stays in the second-level cache."""
 
+LEAST_ROWS = 16
+"""A tile of wide rows has at least these: BLAS sums a matrix of one or two rows in another order."""
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -49,13 +52,13 @@ class Block:
 
 def tile_rows(height: int, width: int) -> int:
     """Rows in a tile of a matrix of ``height`` × ``width``."""
-    return min(height, max(1, TILE_ELEMENTS // max(1, width))) or 1
+    return min(height, max(LEAST_ROWS, TILE_ELEMENTS // max(1, width))) or 1
 
 
 def tile_stop(row: int, height: int, width: int) -> int:
     """The end of the tile that begins at ``row``: at a multiple of the tile height within its matrix.
 
-    A short rest joins the tile before it: BLAS sums a matrix of one or two rows in another order.
+    A short rest joins the tile before it, so that no tile has a row or two.
     """
     step = tile_rows(height, width)
     origin = row - row % height

@@ -14,6 +14,7 @@ from adaptool.cli.options import base_option, json_option, weighted
 if TYPE_CHECKING:
     from adaptool.merge import Rounding
 
+ROUNDINGS = click.Choice(["once", "safe"])
 WIDEST = 110
 """Columns: beyond it the eye loses the row."""
 
@@ -25,8 +26,7 @@ WIDEST = 110
     "--adapter", "adapters", metavar="ADAPTER[:WEIGHT]", multiple=True, required=True,
     help="What was merged; once for each adapter, in the order they were merged in.",
 )  # fmt: skip
-@click.option("--rounding", type=click.Choice(["once", "safe"]), default="once",
-              help="once: PEFT's default; safe: as its safe_merge=True. Either passes as within one rounding.")  # fmt: skip
+@click.option("--rounding", type=ROUNDINGS, default="once", help="Expect PEFT's default, or its safe_merge=True.")
 @click.option("--onto-nf4", is_flag=True, help="It was merged onto the NF4 round trip of the base.")
 @click.option("--double-quant", is_flag=True, help="With --onto-nf4: the block scales were quantised as well.")
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads; default: one per processor.")

@@ -20,7 +20,8 @@ ANSI = {"title": "1", "heading": "1;36", "label": "2", "dim": "2", "good": "32",
 LABEL = 16
 """Columns before a fact's value: with them a SHA-256 just fits 80."""
 INDENT = "  "
-ELASTIC_MINIMUM = 12
+GAP = 2
+ELASTIC_ENOUGH, ELASTIC_MINIMUM = 20, 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Span:
 
 
 Line = tuple[Span, ...]
+Row = list[str] | Line
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,9 @@ def coloured(lines: Iterable[Line]) -> str:
 
 
 def _painted(span: Span) -> str:
-    return f"\x1b[{ANSI[span.style]}m{span.text}\x1b[0m" if span.style and span.text.strip() else span.text
+    """The text in its colour, without colouring the space after it."""
+    text = span.text.rstrip()
+    return f"\x1b[{ANSI[span.style]}m{text}\x1b[0m{span.text[len(text) :]}" if span.style and text else span.text
 
 
 def visible(text: str) -> str:
@@ -94,42 +98,44 @@ def wrap(text: str, width: int) -> list[str]:
     return textwrap.wrap(visible(text), max(20, width), break_on_hyphens=False)
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str] | Line], width: int) -> list[Line]:
+def table(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Line]:
     """A table in at most ``width`` columns where that is possible; a row that is a Line already stands as it is."""
-    shown = _fitting(columns, rows, width)
-    widths = _widths(shown, columns, rows)
-    spare = width - len(INDENT) - sum(widths[i] + 2 for i in shown) + 2
-    for i in shown:
+    body = [row if isinstance(row, tuple) else [visible(text) for text in row] for row in rows]
+    widths = _fitting(columns, [row for row in body if isinstance(row, list)], width)
+    spare = width - len(INDENT) - sum(widths.values()) - GAP * (len(widths) - 1)
+    for i in widths:
         if columns[i].elastic and spare < 0:
             widths[i] = max(ELASTIC_MINIMUM, widths[i] + spare)
-    head = tuple(Span(_aligned(columns[i].title, widths[i], columns[i].right) + "  ", "heading") for i in shown)
-    lines: list[Line] = [(Span(INDENT), *head)]
-    for row in rows:
-        if isinstance(row[0] if row else "", Span):
-            lines.append(tuple(row))  # type: ignore[arg-type]
-            continue
-        body = (
-            Span(_aligned(visible(str(row[i])), widths[i], columns[i].right) + "  ", columns[i].style) for i in shown
-        )
-        lines.append((Span(INDENT), *body))
+
+    def line(texts: Sequence[str], style: Style = "") -> Line:
+        parts = (Span(_aligned(texts[i], widths[i], columns[i].right), style or columns[i].style) for i in widths)
+        return (Span(INDENT), *(span for part in parts for span in (part, Span(" " * GAP))))
+
+    head = line([column.title for column in columns], "heading")
+    return [head, *(row if isinstance(row, tuple) else line(row) for row in body)]
+
+
+def under_stacks(rows: Iterable[tuple[str, list[str]]]) -> list[Row]:
+    """Rows, each with the stack of layers its module is in, beneath a line for each new stack."""
+    lines: list[Row] = []
+    current = ""
+    for stack, row in rows:
+        if stack and stack != current:
+            lines.append((Span(INDENT), Span(visible(stack), "dim")))
+        current = stack
+        lines.append([f"{INDENT if stack else ''}{row[0]}", *row[1:]])
     return lines
 
 
-def _fitting(columns: Sequence[Column], rows: Sequence[Sequence[str] | Line], width: int) -> list[int]:
-    """The columns that fit, the cheapest dropped first; those that are empty in every row are dropped anyway."""
-    shown = [i for i in range(len(columns)) if any(row[i] for row in rows if isinstance(row[0], str))]
-    while len(shown) > 1:
-        widths = _widths(shown, columns, rows)
-        need = sum(min(widths[i], ELASTIC_MINIMUM + 8) if columns[i].elastic else widths[i] for i in shown)
-        if need + 2 * len(shown) <= width:
-            break
+def _fitting(columns: Sequence[Column], rows: Sequence[list[str]], width: int) -> dict[int, int]:
+    """The columns that fit with their widths, the cheapest dropped first, after those that are empty in every row."""
+    shown = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    while True:
+        widths = {i: max([cells(columns[i].title), *(cells(row[i]) for row in rows)]) for i in shown}
+        need = sum(min(wide, ELASTIC_ENOUGH) if columns[i].elastic else wide for i, wide in widths.items())
+        if len(INDENT) + need + GAP * (len(shown) - 1) <= width or len(shown) == 1:
+            return widths
         shown.remove(min(shown, key=lambda i: columns[i].keep))
-    return shown
-
-
-def _widths(shown: Sequence[int], columns: Sequence[Column], rows: Sequence[Sequence[str] | Line]) -> dict[int, int]:
-    texts = [row for row in rows if isinstance(row[0], str)]
-    return {i: max([cells(columns[i].title), *(cells(visible(str(row[i]))) for row in texts)]) for i in shown}
 
 
 def _aligned(text: str, width: int, right: bool) -> str:

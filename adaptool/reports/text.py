@@ -7,7 +7,20 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from adaptool.reports.figures import count, layers, listed, number, numbers, plural, size
-from adaptool.reports.layout import INDENT, Column, Line, Span, Style, fact, heading, table, visible, wrap
+from adaptool.reports.layout import (
+    INDENT,
+    Column,
+    Line,
+    Row,
+    Span,
+    Style,
+    fact,
+    heading,
+    table,
+    under_stacks,
+    visible,
+    wrap,
+)
 from adaptool.settings import title
 
 if TYPE_CHECKING:
@@ -23,7 +36,7 @@ ROLES = {
     "frozen": "shared, not trained",
     "copy": "trained whole",
     "unfrozen": "trained in place",
-    "carried": "the base's, carried along",
+    "carried": "saved along, not trained",
     "undeclared": "not accounted for",
     "stray": "ignored by PEFT",
 }
@@ -162,6 +175,8 @@ def _verdict(summary: AdapterSummary) -> Iterator[tuple[str, str, Style]]:
         yield "", f"way out: {summary.refusal.way_out}", ""
     elif summary.weights != "read":
         yield "merge", "there is nothing to merge without weights", "warn"
+    elif any(left.fatal for left in summary.unaccounted):
+        yield "merge", "would fail over what is not accounted for, below", "warn"
     elif cover is not None and cover.problem:
         yield "merge", f"would fail: {cover.problem}", "warn"
     elif cover is not None:
@@ -174,23 +189,15 @@ def _targets(summary: AdapterSummary, width: int) -> list[Line]:
     columns = [Column("TARGETS", elastic=True), Column("LAYERS", keep=8), Column("RANK", right=True, keep=6),
                Column("ALPHA", right=True, keep=3), Column("SCALE", right=True, keep=4),
                Column("PARAMETERS", right=True, keep=7)]  # fmt: skip
-    rows: list[list[str] | Line] = []
-    stack = None
-    for target in summary.targets:
-        if target.stack != stack and target.stack:
-            rows.append((Span(INDENT), Span(visible(target.stack), "dim")))
-        stack = target.stack
-        rows.append(_target(target))
-    return table(columns, rows, width)
+    return table(columns, under_stacks((target.stack, _target(target)) for target in summary.targets), width)
 
 
 def _target(target: Target) -> list[str]:
     per_layer = target.modules // max(1, len(target.layers))
     times = f" ×{per_layer}" if per_layer > 1 and target.layers else ""
-    name = f"{'  ' if target.stack else ''}{target.name}{times}"
     return [
-        name, layers(target.layers, target.missing), numbers(target.ranks), numbers(target.alphas),
-        numbers(target.scales), count(target.parameters),
+        f"{target.name}{times}", layers(target.layers, target.missing), numbers(target.ranks),
+        numbers(target.alphas), numbers(target.scales), count(target.parameters),
     ]  # fmt: skip
 
 
@@ -199,7 +206,7 @@ def _full_tensors(summary: AdapterSummary, width: int, *, verbose: bool) -> list
                Column("TYPE", keep=4), Column("SIZE", right=True, keep=7)]  # fmt: skip
     biases = [full for full in summary.full_tensors if full.role == "unfrozen"]
     shown = [full for full in summary.full_tensors if verbose or full.role != "unfrozen"]
-    rows = [_full(full) for full in shown]
+    rows: list[Row] = [_full(full) for full in shown]
     if biases and not verbose:
         # one row for all: they are many, small, and always the same story
         many, nbytes = sum(full.tensors for full in biases), sum(full.nbytes for full in biases)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from adaptool.contents import place_of
 from adaptool.reports.figures import count, listed, number, percent, plural
-from adaptool.reports.layout import INDENT, LABEL, Column, Line, Span, elided, fact, table, visible
+from adaptool.reports.layout import INDENT, LABEL, Column, Line, Span, elided, fact, table, under_stacks, visible, wrap
 from adaptool.reports.sparkline import sparkline
 
 if TYPE_CHECKING:
@@ -18,11 +18,16 @@ if TYPE_CHECKING:
 SPARK = 16
 """Columns of a sparkline in a table."""
 
-LEGEND = "Frobenius norms; mean ranks: stable ‖ΔW‖²/σmax², effective exp(entropy of σ/Σσ)"
+LEGEND = "mean ranks: stable = ‖ΔW‖²/σmax², effective = exp(entropy of σ/Σσ)"
 
-MEASURES = [Column("‖ΔW‖", right=True, keep=8), Column("σ max", right=True, keep=6),
-            Column("OF ‖W‖", right=True, keep=7), Column("STABLE r", right=True, keep=3),
-            Column("EFFECT. r", right=True, keep=4)]  # fmt: skip
+MEASURES = [
+    Column("UPDATES", elastic=True),
+    Column("‖ΔW‖", right=True, keep=8),
+    Column("σ max", right=True, keep=6),
+    Column("OF ‖W‖", right=True, keep=7),
+    Column("STABLE", right=True, keep=3),
+    Column("EFFECT.", right=True, keep=4),
+]
 
 
 def strength_lines(summary: AdapterSummary, width: int, *, verbose: bool) -> list[Line]:
@@ -32,7 +37,8 @@ def strength_lines(summary: AdapterSummary, width: int, *, verbose: bool) -> lis
     lines: list[Line] = []
     if strength.modules:
         lines += _by_module(strength, width) if verbose else _by_projection(strength, width)
-        lines += [(Span(f"{INDENT}{LEGEND}", "dim"),), (), *_by_layer(strength, width), *_totals(strength, width)]
+        lines += [(Span(INDENT), Span(text, "dim")) for text in wrap(LEGEND, width - len(INDENT))]
+        lines += [(), *_by_layer(strength, width), *_totals(strength, width)]
     else:
         lines += fact("updates", "spectra are worked out for LoRA only", width, "dim")
     if strength.zero:
@@ -49,22 +55,20 @@ def _by_projection(strength: Strength, width: int) -> list[Line]:
     for spectrum in strength.modules:
         place = place_of(spectrum.module)
         groups.setdefault((place.stack, place.name), []).append(spectrum)
-    columns = [Column("UPDATES", elastic=True), *MEASURES, Column("BY LAYER", keep=5, style="spark")]
-    rows: list[list[str] | Line] = []
-    stack = ""
-    for (of, name), spectra in sorted(groups.items()):
-        if of != stack:
-            rows.append((Span(INDENT), Span(of, "dim")))
-            stack = of
-        layered = [(place_of(s.module).layer, (s.frobenius or 0.0) ** 2) for s in spectra]
-        line = sparkline(_summed(layered), SPARK) if of else ""
-        rows.append([f"{'  ' if of else ''}{name}", *_measures(spectra), line])
-    return table(columns, rows, width)
+    rows = []
+    for (stack, name), spectra in sorted(groups.items()):
+        layered = ((place_of(spectrum.module).layer, (spectrum.frobenius or 0.0) ** 2) for spectrum in spectra)
+        rows.append((stack, [name, *_measures(spectra), sparkline(_summed(layered), SPARK) if stack else ""]))
+    return table([*MEASURES, Column("BY LAYER", keep=5, style="spark")], under_stacks(rows), width)
 
 
 def _by_module(strength: Strength, width: int) -> list[Line]:
-    rows = [[spectrum.module, *_measures([spectrum])] for spectrum in strength.modules]
-    return table([Column("UPDATES", elastic=True), *MEASURES], rows, width)
+    rows = []
+    for spectrum in strength.modules:
+        place = place_of(spectrum.module)
+        number = "" if place.layer is None else f"{place.layer:>3} "
+        rows.append((place.stack, [f"{number}{place.name}", *_measures([spectrum])]))
+    return table(MEASURES, under_stacks(rows), width)
 
 
 def _measures(spectra: Sequence[ModuleSpectrum]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from adaptool.reports.figures import count, listed, percent, plural
@@ -43,7 +44,9 @@ def verification_report(found: Verification, name: str, width: int) -> list[Line
         lines += fact("note", note, width, "dim")
     worst = found.worst(WORST)
     if worst:
-        lines += [BLANK, heading(_title(found, len(worst))), *table(COLUMNS, [_row(tensor) for tensor in worst], width)]
+        times = Counter(tensor.name for tensor in found.tensors)
+        rows = [_row(tensor, tensor.name if times[tensor.name] == 1 else tensor.merge_name) for tensor in worst]
+        lines += [BLANK, heading(_title(found, len(worst))), *table(COLUMNS, rows, width)]
     return lines
 
 
@@ -52,13 +55,14 @@ def _title(found: Verification, shown: int) -> str:
     return f"FURTHEST OFF: {shown} of {plural(off, 'tensor')}" if shown < off else "FURTHEST OFF"
 
 
-def _row(tensor: TensorVerdict) -> list[str]:
+def _row(tensor: TensorVerdict, name: str) -> list[str]:
+    """A row; a checkpoint's tensor that holds several of the merge's goes by their names."""
     finding = tensor.finding
     short = {"within one rounding": "rounding"}.get(tensor.verdict, tensor.verdict)
     scale = f"{finding.k:.3g}×" if finding is not None and finding.k is not None else ""
     share = tensor.unequal / tensor.elements if tensor.elements else 0.0
     reason = tensor.equals[0] if tensor.equals else "" if finding is None else finding.kind
-    return [tensor.name, short, percent(share), _ulps(tensor.ulps), scale, reason]
+    return [name, short, percent(share), _ulps(tensor.ulps), scale, reason]
 
 
 def _ulps(value: float) -> str:

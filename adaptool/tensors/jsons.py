@@ -7,6 +7,7 @@ each of those has been used to make two tools read one file differently.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any, NoReturn
 
 from adaptool.errors import FormatError
@@ -23,13 +24,17 @@ def parse_json(data: bytes, where: str, *, what: str = "file") -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
+            twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
             raise FormatError(f"{where}: the {what} has the key {twice!r} twice")
         return result
 
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+        if b"\\ud" in data.lower():  # an escaped half of a character, which no file or tensor can be called
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
+    except UnicodeEncodeError:
+        raise FormatError(f"{where}: the {what} holds half a character (a lone surrogate)") from None
     except UnicodeDecodeError as error:
         raise FormatError(f"{where}: the {what} is not UTF-8 (byte {error.start})") from None
     except json.JSONDecodeError as error:

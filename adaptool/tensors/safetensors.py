@@ -9,6 +9,7 @@ tensors, without holes or overlaps.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from adaptool.tensors.store import Extent, Joined, Selected, Store, TensorInfo
 
 HEADER_LIMIT = 100_000_000
 """Bytes: the cap of the reference implementation."""
+
+AXES_LIMIT = 64
+"""NumPy's own limit."""
 
 INDEX_NAME = "model.safetensors.index.json"
 
@@ -125,7 +129,8 @@ def _checked(path: Path, header: tuple[int, bytes], file_size: int) -> Safetenso
     entries = parse_json(text, str(path), what="safetensors header")
     if not isinstance(entries, dict):
         raise FormatError(f"{path}: the header is not a JSON object")
-    metadata = entries.pop("__metadata__", None) or {}
+    metadata = entries.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FormatError(f"{path}: __metadata__ must map strings to strings")
     ranges = {name: _entry(path, name, entry) for name, entry in entries.items()}
@@ -145,8 +150,10 @@ def _entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]:
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or kind not in DTYPES:
         raise FormatError(f"{path}: {name!r} has the unknown type {kind!r}")
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
-        raise FormatError(f"{path}: {name!r} has an impossible shape or offsets: {shape}, {offsets}")
+    if not _naturals(shape, AXES_LIMIT) or not _naturals(offsets, 2) or len(offsets) != 2:
+        raise FormatError(f"{path}: {name!r} has an impossible shape or impossible offsets")
+    if math.prod(shape) >= 2**63:
+        raise FormatError(f"{path}: {name!r} claims more elements than can be addressed")
     info = TensorInfo(name, DTYPES[kind], tuple(shape))
     start, stop = offsets
     if info.size * info.dtype.bits % 8 or stop - start != info.nbytes:
@@ -156,8 +163,8 @@ def _entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]:
     return info, start, stop
 
 
-def _naturals(values: object) -> bool:
-    return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
+def _naturals(values: object, most: int) -> bool:
+    return isinstance(values, list) and len(values) <= most and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
 def _check_tiling(path: Path, ranges: list[tuple[str, int, int]], data_size: int) -> None:
@@ -183,7 +190,7 @@ def open_sharded(index_path: Path) -> Store:
         raise FormatError(f"{index_path}: no weight_map from tensor to file")
     shards: dict[str, Store] = {}
     for file_name in sorted(set(weight_map.values())):
-        if Path(file_name).name != file_name or file_name in (".", ".."):
+        if Path(file_name).name != file_name or file_name in (".", "..") or "\0" in file_name:
             raise FormatError(f"{index_path}: the shard {file_name!r} is not a file beside it")
         try:
             shards[file_name] = open_safetensors(index_path.parent / file_name)
@@ -203,8 +210,9 @@ def _check_index(index_path: Path, weight_map: Mapping[str, str], shards: Mappin
             raise FormatError(f"{index_path}: {name!r} should be in {file_name} and is not")
     for file_name, shard in shards.items():
         for name in shard:
-            if name not in weight_map:
-                raise FormatError(f"{index_path}: {file_name} holds {name!r}, which the index does not list")
+            if weight_map.get(name) != file_name:
+                listed = f"lists in {weight_map[name]}" if name in weight_map else "does not list"
+                raise FormatError(f"{index_path}: {file_name} holds {name!r}, which the index {listed}")
 
 
 def shard_of(store: Store, name: str) -> str | None:
