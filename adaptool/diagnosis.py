@@ -96,12 +96,14 @@ def diagnose(merged: Merged, actual: Store, pair: Pair, judged: Judged, origins:
         return Finding(NOT_APPLIED, 0.0)
     cosine = ratio(float(np.vdot(moved, update)), np.linalg.norm(moved) * np.linalg.norm(update))
     scaled = _along(sample, patches, origins)
-    if scaled.residual is not None and scaled.residual <= EXPLAINED:
-        return replace(scaled, cosine=cosine)
-    for variant, instead in _variants(patches, origins):
-        residual = sample.unexplained(merged_as(merged, pair, instead, worst_row))
-        if residual <= EXPLAINED:
-            return replace(variant, cosine=cosine, residual=residual)
+    explained = [scaled]
+    if scaled.residual is None or scaled.residual > WELL_EXPLAINED:
+        for variant, instead in _variants(patches, origins):
+            residual = sample.unexplained(merged_as(merged, pair, instead, worst_row))
+            explained.append(replace(variant, residual=residual))
+    best = min(explained, key=lambda finding: finding.residual or 0.0)
+    if (best.residual or 0.0) <= EXPLAINED:
+        return replace(best, cosine=cosine)
     if rows := _untouched_rows(sample, judged):
         return Finding(SOME_ROWS, None, cosine, reasons=(rows,))
     if turned := _transposed_kind(merged, actual, pair):
@@ -207,11 +209,12 @@ def _unexplained(merged: Merged, actual: Store, pair: Pair, scaled: Finding) -> 
     """Something else: these factors by another formula, another low-rank update, alone or on top, or neither."""
     patches = merged.plan.patches[pair.expected]
     sample = take_first(merged, actual, pair, SPECTRUM_ROWS)
-    if share_in_factors(sample.moved, patches) >= OWN_SHARE:
-        return replace(scaled, kind=OWN, k=None, reasons=())
     on_top = scaled.k is not None and abs(scaled.k - 1) < 0.25 and (scaled.cosine or 0.0) > 0.5
+    rest = sample.actual - sample.exact if on_top else sample.moved
+    if share_in_factors(rest, patches) >= OWN_SHARE:
+        return replace(scaled, kind=OWN, k=None, reasons=())
     rank = max((found.factors[0].rank for patch in patches if (found := low_rank_of(patch))), default=8)
-    if is_low_rank(sample.actual - sample.exact if on_top else sample.moved, rank):
+    if is_low_rank(rest, rank):
         return replace(scaled, kind=EXTRA if on_top else OTHER, k=scaled.k if on_top else None, reasons=())
     return replace(scaled, kind=UNRELATED, k=None, reasons=())
 

@@ -39,6 +39,9 @@ ROWS_WORTH_SAMPLING = 32
 MANY_PER_WRONG = 10
 """Elements a little off for each that is off by more than a rounding, where arithmetic is why; damage is alone."""
 
+EVERYWHERE = 0.05
+"""Of a tensor's elements: more than damage reaches."""
+
 STILL_ELEMENTS = 8
 """Elements that should have moved and did not, none of them: rounding does not do that by chance."""
 
@@ -83,7 +86,8 @@ class Judged:
     @property
     def coarsely_right(self) -> bool:
         """Whether it is this merge in 16-bit arithmetic: errors are everywhere, small, and lead nowhere."""
-        return not self.coarse and not self.drifts and self.strayed >= MANY_PER_WRONG * self.wrong > 0
+        everywhere = self.strayed >= min(MANY_PER_WRONG * self.wrong, EVERYWHERE * self.elements)
+        return self.wrong > 0 and not self.coarse and not self.drifts and everywhere
 
 
 def total(parts: Sequence[Judged]) -> Judged:

@@ -55,8 +55,6 @@ class MergeOptions:
     remote_code: bool = False
     digest_base: bool = False
     checks: tuple[Check, ...] = ()
-    command: str = "adaptool merge"
-    """What the card says made it."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +113,8 @@ class MergeJob:
         folder = self.adapters[-1][0].folder
         self.sides, side_notes = side_files(base, folder, remote_code=options.remote_code)
         self.notes = [*notes, *merged.plan.notes, *side_notes]
+        self.remarks: list[str] = []
+        """What concerns this run alone, and not the result."""
         self._report: MergeReport | None = None
 
     @property
@@ -191,7 +191,9 @@ class MergeJob:
             finally:
                 writer.close()
                 journal.close()
-            self._finish(partial, sample.seen.rows, len(done))
+            # an earlier run sampled a piece before it recorded it, so all of them have been
+            sampled = sum(sample.applies(self.names[p.tensor]) for p in self.pieces if p.copied_from is None)
+            self._finish(partial, sampled, len(done))
 
     def _write(self, number: int, writer: PieceWriter, sample: SampleCheck, journal: Journal) -> int:
         piece = self.pieces[number]
@@ -219,7 +221,7 @@ class MergeJob:
                 if path.name not in (JOURNAL_NAME, LOCK_NAME):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             if self.options.resume:
-                self.notes.append("nothing to resume: there was no unfinished merge of these same inputs")
+                self.remarks.append("nothing to resume: there was no unfinished merge of these same inputs")
         return journal
 
     def _refuse_unchanged(self, sample: SampleCheck, *, resumed: bool) -> None:
@@ -266,7 +268,7 @@ class MergeJob:
             sampled,
             resumed,
             tuple(name for name, _ in files),
-            tuple(self.notes),
+            (*self.notes, *self.remarks),
             findings,
         )
 
@@ -289,7 +291,7 @@ class MergeJob:
             _write_json(partial / "config.json", config)
         bases = sorted({name for a, _ in self.adapters if (name := hub_id(a.config.base_model))})
         made_of = [a.name if weight == 1 else f"{a.name} (weight {weight:g})" for a, weight in self.adapters]
-        text = card(bases, made_of, licence_of(plan.base.folder), self.options.command)
+        text = card(bases, made_of, licence_of(plan.base.folder))
         (partial / "README.md").write_text(text, encoding="utf-8")
 
 

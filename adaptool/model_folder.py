@@ -157,7 +157,7 @@ def _set_head(plan: Plan, config: dict[str, Any], task_type: str | None) -> None
             config["label2id"] = {f"LABEL_{i}": i for i in range(labels)}
 
 
-def card(base_names: list[str], adapters: list[str], licence: str | None, command: str) -> str:
+def card(base_names: list[str], adapters: list[str], licence: str | None) -> str:
     """README.md of a merged model: the metadata the Hub reads, and how it was made; nothing invented."""
     lines = ["---"]
     if base_names:
@@ -173,13 +173,7 @@ def card(base_names: list[str], adapters: list[str], licence: str | None, comman
         "",
         made,
         "",
-        "Made with:",
-        "",
-        "```",
-        command,
-        "```",
-        "",
-        "`adaptool.json` records the exact inputs (digests, sizes, revision) and the recipe.",
+        "Made with `adaptool merge`: `adaptool.json` records the inputs (digests, sizes, revision) and the recipe.",
         "",
     ]
     return "\n".join(lines)

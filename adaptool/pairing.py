@@ -75,12 +75,10 @@ def pair_up(
     unexpected -= {pair.actual for pair in heads}
     notes = []
     if absent := _computed(missing, merged):
-        notes.append(
-            f"{len(absent)} constants of the base are not stored (newer libraries compute them): {absent[0]} …"
-        )
+        notes.append(f"not stored, because newer libraries compute it: {_listed(absent)}")
         missing = [name for name in missing if name not in absent]
     if headless := _other_class(missing, merged, config):
-        notes.append(f"tensors of the base that this model class has no place for: {_listed(headless)}")
+        notes.append(f"not stored, because this model class has no place for it: {_listed(headless)}")
         missing = [name for name in missing if name not in headless]
     fitting = [pair for pair in pairs if merged[pair.expected].shape == actual[pair.actual].shape]
     return Pairing(

@@ -1,7 +1,7 @@
 """What arithmetic may cost: the roundings a merge's recipe has, and the round-off of its float32 sums.
 
-A sum of r products differs with the order it is summed in, by an error that grows as √r times the sum of their
-magnitudes; and every BLAS, every GPU, has an order of its own.
+A sum of r products differs with the order it is summed in, by an error that grows as √r times the size of a partial
+sum, √Σ(b·a)²; and every BLAS, every GPU, has an order of its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ FLOAT32_UNIT = 2.0**-24
 
 SIGMAS = 6.0
 """Standard errors of a sum's round-off, as of independent roundings, that are allowed."""
+
+COARSE_SIGMAS = 8.0
+"""The same for factors, their product and its scaling each rounded to 16 bits."""
 
 
 def roundings(patches: Sequence[Patch], *, safe: bool) -> int:
@@ -58,16 +61,16 @@ def round_off(merged: Merged, name: str, first: int, count: int, largest: Floats
         parts = [_terms(patch, merged, name, *cut) for cut in within_matrices(merged, name, first, count)]
         terms = np.concatenate(parts)
         fine += SIGMAS * math.sqrt(patch.factors[0].rank) * FLOAT32_UNIT * terms
-        coarse += SIGMAS * 2.0 ** -MANTISSA_BITS[kind.name] * terms if kind.bits == 16 else 0.0
+        coarse += COARSE_SIGMAS * 2.0 ** -MANTISSA_BITS[kind.name] * terms if kind.bits == 16 else 0.0
     return fine, fine + coarse
 
 
 def _terms(patch: LowRank, merged: Merged, name: str, start: int, stop: int) -> Floats:
-    """|s|·Σ|b·a| of rows within one matrix."""
+    """|s|·√Σ(b·a)² of rows within one matrix: what the sum's round-off is proportional to."""
     height = merged.layout(name).height
     expert, row = divmod(start, height)
     left, right = patch.factors[expert if patch.by_expert else 0].load("float32")
-    terms: Floats = np.abs(left[row : row + stop - start]) @ np.abs(right) * abs(patch.scale)
+    terms: Floats = np.sqrt(np.square(left[row : row + stop - start]) @ np.square(right)) * abs(patch.scale)
     return terms
 
 

@@ -49,11 +49,16 @@ class SampleCheck:
         self._lock = threading.Lock()
         self.seen = Sampled()
 
+    def applies(self, source_name: str) -> bool:
+        """Whether pieces of a tensor are sampled: those computed, but for an SVD of the whole (verify checks it)."""
+        patches = self._merged.plan.patches.get(source_name, ())
+        return bool(patches) and not any(patch.whole for patch in patches)
+
     def __call__(self, piece: Piece, source_name: str) -> None:
         """Check one row of ``piece``, chosen by a hash of its place so that runs agree on it."""
-        patches = self._merged.plan.patches.get(source_name, ())
-        if not patches or any(patch.whole for patch in patches):
+        if not self.applies(source_name):
             return
+        patches = self._merged.plan.patches[source_name]
         layout = self._merged.layout(source_name)
         first, last = piece.start // layout.unit, piece.stop // layout.unit
         row = first + zlib.crc32(f"{source_name}:{piece.start}".encode()) % (last - first)

@@ -141,7 +141,7 @@ def test_experts_under_their_old_names_are_not_miscounted():
 @pytest.mark.parametrize("field", ["target_modules", "exclude_modules"])
 def test_a_pattern_that_runs_away_is_stopped(field):
     with pytest.raises(FormatError, match="takes too long"):
-        expected(LLAMA_31_8B, **{"target_modules": ["q_proj"], field: r"(.*)*(.*)*(.*)*!"})
+        expected(LLAMA_31_8B, **{"target_modules": ["q_proj"], field: r"(.|..|...)+[!?]"})
 
 
 def test_without_a_base_only_the_trained_are_known(tmp_path):

@@ -147,8 +147,14 @@ def test_the_share_is_of_every_tensor_an_update_lands_on(zoo, name):
 def test_fused_experts_are_measured_against_all_experts(zoo):
     built = zoo("mixtral_experts")
     base = open_base(built.base_dir)
-    down = next(s for s in measure(open_adapter(built.adapter_dirs[0]), base).modules if s.module.endswith("0.mlp.experts.down_proj"))
-    stored = [base.store.array(f"model.layers.0.block_sparse_moe.experts.{e}.w2.weight").astype(np.float64) for e in range(4)]
+    down = next(
+        s
+        for s in measure(open_adapter(built.adapter_dirs[0]), base).modules
+        if s.module.endswith("0.mlp.experts.down_proj")
+    )
+    stored = [
+        base.store.array(f"model.layers.0.block_sparse_moe.experts.{e}.w2.weight").astype(np.float64) for e in range(4)
+    ]
     norm = np.sqrt(sum((weight**2).sum() for weight in stored))
     assert len(down.matrices) == 4
     assert down.relative == pytest.approx(down.frobenius / norm, rel=1e-6)

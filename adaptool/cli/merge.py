@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +59,8 @@ def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, 
     except KeyboardInterrupt:
         console.say(f"{job.partial} holds what was done: run again with --resume to go on")
         raise
+    for remark in job.remarks:
+        console.note(remark)
     text.merge_summary(console, job.report)
     console.result_json(to_json("merge", job.report)) if as_json else console.result(str(job.report.out))
     return 0
@@ -78,12 +78,5 @@ def _options(*, dtype: str | None, shard_size: str | None, workers: int | None, 
         shard_size=parse_size(shard_size) if shard_size else None,
         workers=workers or default_workers(),
         checks=(*([verify_check] if verify else []), *([forward_check(prompts)] if parity else [])),
-        command=_command_line(),
         **same,
     )
-
-
-def _command_line() -> str:
-    """What the card says made the model, with folders' names in place of this machine's paths."""
-    words = [Path(word).name if "/" in word and not word.startswith("-") else word for word in sys.argv[1:]]
-    return shlex.join(["adaptool", *words])

@@ -61,7 +61,7 @@ def _row(tensor: TensorVerdict, name: str) -> list[str]:
     short = {"within one rounding": "rounding"}.get(tensor.verdict, tensor.verdict)
     scale = f"{finding.k:.3g}×" if finding is not None and finding.k is not None else ""
     share = tensor.unequal / tensor.elements if tensor.elements else 0.0
-    reason = tensor.equals[0] if tensor.equals else "" if finding is None else finding.kind
+    reason = tensor.equals[0].removeprefix("a base ") if tensor.equals else "" if finding is None else finding.kind
     return [name, short, percent(share), _ulps(tensor.ulps), scale, reason]
 
 
