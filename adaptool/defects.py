@@ -184,6 +184,7 @@ def _sentence(kind: str, reason: str, where: str, scales: Sequence[float], *, pa
         kinds.OTHER: f"another adapter was merged: the update is not this one's in {where}",
         kinds.EXTRA: f"something else was merged as well: there is more than this adapter's update in {where}",
         kinds.UNRELATED: f"what was added is not this adapter's update, nor like any adapter's, in {where}",
+        kinds.BASE: f"the update is there, but on other weights than the base's, in {where}{because}",
         kinds.NO_MAGNITUDE: f"DoRA's magnitude was ignored in {where}{because}",
         kinds.NOT_TRUNCATED: f"KaSA's truncation was ignored in {where}{because}",
         kinds.LEFT_OUT: f"one of the adapters was left out in {where}{because}",

@@ -30,7 +30,10 @@ from adaptool.deltas import (
 )
 from adaptool.judging import Judged
 from adaptool.merge import Merged
+from adaptool.sampling import spacing
 from adaptool.scales import Excuse, Origins, excuses, low_rank_of
+from adaptool.tensors.bnb import NF4RoundTrip
+from adaptool.tensors.dtypes import F64
 from adaptool.tensors.store import Store
 
 EXPLAINED = 0.3
@@ -43,6 +46,9 @@ LARGEST_SCALE, BISECTIONS = 1024.0, 20
 
 SAME_SCALE = 0.03
 """Relative distance below which an estimated k is a known one."""
+
+ROUGH_SHARE = 0.05
+"""Of ‖Δ‖: what is off by more was not only computed coarsely."""
 
 FEW_SHARE = 0.01
 """Of a tensor's elements: fewer wrong ones are damage, and the rest is the merge."""
@@ -57,6 +63,7 @@ NOT_APPLIED, TWICE, FLIPPED, SCALED = "not applied", "applied twice", "sign flip
 NO_MAGNITUDE, NOT_TRUNCATED, LEFT_OUT = "DoRA magnitude ignored", "KaSA truncation ignored", "an adapter left out"
 TRANSPOSED, EXTRA, OTHER, UNRELATED = "transposed", "something added", "another adapter", "unrelated"
 NOT_REPLACED, DIFFERS, NOT_FINITE, ROUGH = "not replaced", "differs", "not finite", "imprecise"
+BASE = "base differs"
 SWAPPED, OWN, SOME_ROWS, FEW = "update transposed", "another formula", "some rows", "some elements"
 SCALES = (SCALED, TWICE, FLIPPED)
 """Kinds that are one kind at different k."""
@@ -102,13 +109,20 @@ def diagnose(merged: Merged, actual: Store, pair: Pair, judged: Judged, origins:
             residual = sample.unexplained(merged_as(merged, pair, instead, worst_row))
             explained.append(replace(variant, residual=residual))
     best = min(explained, key=lambda finding: finding.residual or 0.0)
-    if (best.residual or 0.0) <= EXPLAINED:
+    if (best.residual or 0.0) <= EXPLAINED and (best.kind != ROUGH or _is_rough(sample)):
         return replace(best, cosine=cosine)
     if rows := _untouched_rows(sample, judged):
         return Finding(SOME_ROWS, None, cosine, reasons=(rows,))
     if turned := _transposed_kind(merged, actual, pair):
         return Finding(turned, None, cosine)
     return _unexplained(merged, actual, pair, replace(scaled, cosine=cosine))
+
+
+def _is_rough(sample: Sample) -> bool:
+    """Whether what is off is no more than coarse arithmetic leaves: a step of the type, a little of the update."""
+    away = sample.actual - sample.rounded(sample.exact)
+    steps = spacing(np.maximum(np.abs(sample.base), np.abs(sample.exact)), sample.kind)
+    return bool(np.linalg.norm(away) <= np.linalg.norm(steps) + ROUGH_SHARE * np.linalg.norm(sample.update))
 
 
 def _along(sample: Sample, patches: Sequence[Patch], origins: Origins) -> Finding:
@@ -186,7 +200,7 @@ def _untouched_rows(sample: Sample, judged: Judged) -> str:
     right = np.linalg.norm(sample.actual - sample.rounded(sample.exact), axis=1) <= EXPLAINED * np.linalg.norm(
         sample.rounded(sample.exact) - sample.base, axis=1
     )
-    if not (still | right).all() or still.all() or judged.wrong_rows is None:
+    if not still.any() or still.all() or not (still | right).all() or judged.wrong_rows is None:
         return ""
     return f"rows {judged.wrong_rows[0]} to {judged.wrong_rows[1]} are the base's"
 
@@ -206,8 +220,12 @@ def _transposed_kind(merged: Merged, actual: Store, pair: Pair) -> str:
 
 
 def _unexplained(merged: Merged, actual: Store, pair: Pair, scaled: Finding) -> Finding:
-    """Something else: these factors by another formula, another low-rank update, alone or on top, or neither."""
+    """Something else: other weights below, another formula, another low-rank update, alone or on top, or neither."""
     patches = merged.plan.patches[pair.expected]
+    for words, other in _other_bases(merged, pair.expected):
+        there = _along(take(other, actual, pair), patches, ())
+        if (there.residual or 0.0) <= EXPLAINED and there.kind == ROUGH:
+            return replace(scaled, kind=BASE, k=there.k, residual=there.residual, reasons=(words,))
     sample = take_first(merged, actual, pair, SPECTRUM_ROWS)
     on_top = scaled.k is not None and abs(scaled.k - 1) < 0.25 and (scaled.cosine or 0.0) > 0.5
     rest = sample.actual - sample.exact if on_top else sample.moved
@@ -216,7 +234,21 @@ def _unexplained(merged: Merged, actual: Store, pair: Pair, scaled: Finding) -> 
     rank = max((found.factors[0].rank for patch in patches if (found := low_rank_of(patch))), default=8)
     if is_low_rank(rest, rank):
         return replace(scaled, kind=EXTRA if on_top else OTHER, k=scaled.k if on_top else None, reasons=())
-    return replace(scaled, kind=UNRELATED, k=None, reasons=())
+    return replace(scaled, kind=BASE if on_top else UNRELATED, k=scaled.k if on_top else None, reasons=())
+
+
+def _other_bases(merged: Merged, name: str) -> Iterator[tuple[str, Merged]]:
+    """The same merge onto what else a base is taken for: its NF4 round trip, or the weights before it."""
+    base = merged.plan.base
+    stores: list[tuple[str, Store]] = []
+    if isinstance(base.store, NF4RoundTrip):
+        stores = [("merged onto the base itself, not its NF4 round trip", base.store.source)]
+    elif name in base.store and len(base.store[name].shape) == 2 and base.store[name].dtype != F64:
+        words = "merged onto its NF4 round trip, which --onto-nf4 checks"
+        stores = [(words, NF4RoundTrip(base.store, {name})),
+                  (f"{words} with --double-quant", NF4RoundTrip(base.store, {name}, double_quant=True))]  # fmt: skip
+    for reason, store in stores:
+        yield reason, replace(merged, plan=replace(merged.plan, base=replace(base, store=store)))
 
 
 def _of_whole_tensor(merged: Merged, actual: Store, pair: Pair, judged: Judged) -> Finding:

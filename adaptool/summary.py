@@ -21,6 +21,7 @@ from adaptool.parameters import ParameterCount, base_parameters, count_parameter
 from adaptool.settings import Setting, settings, variants
 from adaptool.targets import DTypeShare, FullTensors, Scaling, Target, full_tensors, scalings, targets
 from adaptool.tensors.safetensors import INDEX_NAME, open_safetensors, open_sharded
+from adaptool.tensors.sniff import sniff
 from adaptool.tensors.store import MemoryStore, Store
 from adaptool.unaccounted import Unaccounted, unaccounted
 from adaptool.versions import adapter_digest, canonical_config, content_digest, header_digest
@@ -124,6 +125,8 @@ def inspect_path(path: Path, base: BaseModel | None = None, *, weights: bool = F
 
 def open_subject(path: Path) -> Adapter | BaseModel:
     """An adapter where there is an adapter_config.json, with weights or without; else a model, or only its config."""
+    if path.is_file() and sniff(path) == "gguf":
+        raise UnsupportedError(f"{path}: GGUF files are not read by this version", hint="inspect what it was made from")
     folder = path if path.is_dir() else path.parent
     if path.name != "config.json" and (folder / CONFIG_NAME).exists():
         if path.name == CONFIG_NAME:

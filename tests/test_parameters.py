@@ -230,5 +230,5 @@ def test_both_figures_in_json(tmp_path, capsys):
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
     assert main(["inspect", str(tmp_path / "adapter"), "--base", str(tmp_path / "base"), "--json"]) == 0
     counted = json.loads(capsys.readouterr().out)["results"][0]["parameters"]
-    assert (41_943_040, 8_072_204_288) == (counted["trainable"], counted["total"])
+    assert (counted["trainable"], counted["total"]) == (41_943_040, 8_072_204_288)
     assert counted["expected"]

@@ -29,8 +29,8 @@ from adaptool.tensors.writer import PieceWriter
 
 LAYERS = 6
 KILLED = -signal.SIGKILL
-CRASHES = 48
-"""Moments at which a merge is killed, spread over the some hundreds of system calls it makes: ~30 ms each."""
+CRASHES = 90
+"""Moments at which a merge is killed, spread over the some hundreds of system calls it makes: ~60 ms each."""
 
 SEEDS = range(8)
 

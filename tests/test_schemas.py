@@ -18,6 +18,11 @@ from adaptool.reports.schemas import read_schema, schema_names
 from adaptool.summary import Failure, Inspection, inspect_path, open_model
 from adaptool.tensors.dtypes import BF16
 
+CASES = [
+    "llama_plain_bf16", "llama_dora_bf16", "llama_patterns", "llama_resized_modules", "llama_bias_all",
+    "llama_tokens_dict", "mixtral_experts", "conv2d_dora", "refuse_pissa", "refuse_prompt_tuning", "refuse_loha",
+]  # fmt: skip
+
 
 def strict(schema):
     """The schema, refusing fields it does not name."""
@@ -46,11 +51,7 @@ def test_schemas_are_schemas(name):
     assert schema["title"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["llama_plain_bf16", "llama_dora_bf16", "llama_patterns", "llama_resized_modules", "llama_bias_all", "mixtral_experts",
-     "conv2d_dora", "refuse_pissa", "refuse_prompt_tuning", "refuse_loha", "llama_tokens_dict"],
-)  # fmt: skip
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("weights", [False, True])
 def test_inspect(zoo, name, weights):
     built = zoo(name)
@@ -80,7 +81,7 @@ def test_inspect_on_the_command_line(tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     check("inspect", printed)
     assert printed["schema"] == "adaptool/inspect/1"
-    assert ["adapter", "model"] == [result["kind"] for result in printed["results"]]
+    assert [result["kind"] for result in printed["results"]] == ["adapter", "model"]
 
 
 def test_numbers_json_has_no_word_for(tmp_path):
@@ -122,13 +123,13 @@ class Example:
 
 def test_values_become_json():
     value = Example(Path("a/b"), (1.0, float("inf"), float("nan")), BF16)
-    assert {
+    assert to_json("example", value) == {
         "schema": "adaptool/example/1",
         "path": "a/b",
         "values": [1.0, None, None],
         "kind": "BF16",
         "not_finite": ["values[1]", "values[2]"],
-    } == to_json("example", value)
+    }
 
 
 def test_the_schema_command(capsys):

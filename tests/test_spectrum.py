@@ -82,7 +82,7 @@ def factors(left, right):
 
 def test_norms_and_ranks_by_their_formulas():
     matrix = matrix_spectrum(factors(np.diag([3.0, 4.0, 0.0]), np.eye(3)), 2.0)
-    assert (8.0, 6.0, 0.0) == pytest.approx(matrix.singular_values)
+    assert pytest.approx(matrix.singular_values) == (8.0, 6.0, 0.0)
     assert matrix.frobenius == pytest.approx(10.0)
     assert matrix.spectral == pytest.approx(8.0)
     assert matrix.stable_rank == pytest.approx(100 / 64)
@@ -127,7 +127,7 @@ def test_energy_by_layer_and_the_share_of_the_base(tmp_path):
     base, adapter = open_base(llama(tmp_path / "base")), open_adapter(lora(tmp_path / "adapter"))
     strength = measure(adapter, base)
     assert sum(layer.share for layer in strength.layers) == pytest.approx(1)
-    assert [0, 1] == [layer.layer for layer in strength.layers]
+    assert [layer.layer for layer in strength.layers] == [0, 1]
     for spectrum in strength.modules:
         weight = base.store.array(f"{spectrum.module}.weight").astype(np.float64)
         assert spectrum.relative == pytest.approx(spectrum.frobenius / np.linalg.norm(weight), rel=1e-6)
@@ -173,9 +173,9 @@ def test_zeros_and_broken_numbers_are_named(tmp_path):
     broken[3, 1], broken[5, 0] = np.nan, np.inf
     extra = {key.format(0): ("F32", np.zeros((64, 4), np.float32)), key.format(1): ("F32", broken)}
     strength = measure(open_adapter(lora(tmp_path / "adapter", extra=extra)))
-    assert ("model.layers.0.self_attn.q_proj",) == strength.zero
+    assert strength.zero == ("model.layers.0.self_attn.q_proj",)
     assert [(key.format(1), 2)] == [(found.key, found.not_finite) for found in strength.broken]
-    assert ["zero", "trained", "not_finite", "trained"] == [spectrum.state for spectrum in strength.modules]
+    assert [spectrum.state for spectrum in strength.modules] == ["zero", "trained", "not_finite", "trained"]
 
 
 def test_other_types_have_no_spectrum_but_their_broken_numbers_are_told():
@@ -183,4 +183,4 @@ def test_other_types_have_no_spectrum_but_their_broken_numbers_are_told():
     config = AdapterConfig({"peft_type": "LOHA", "r": 2})
     strength = measure(Adapter(None, config, MemoryStore(tensors)))
     assert strength.modules == ()
-    assert [1] == [found.not_finite for found in strength.broken]
+    assert [found.not_finite for found in strength.broken] == [1]

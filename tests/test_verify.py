@@ -243,6 +243,17 @@ def test_a_classifier_that_was_not_taken_from_the_adapter(zoo, tmp_path):
     assert [item.kind for item in found.defects] == ["not replaced"]
 
 
+def test_a_merge_onto_the_nf4_round_trip_is_told_from_one_onto_the_base(zoo, tmp_path, capsys):
+    built = zoo("llama_plain_bf16")
+    made = ["-q", "merge", str(built.adapter_dirs[0]), "--base", str(built.base_dir), "--onto-nf4"]
+    assert main([*made, "--out", str(tmp_path / "out")]) == 0
+    assert main(command(built, tmp_path / "out", "--onto-nf4")) == 0
+    assert main(command(built, tmp_path / "out")) == 1
+    assert "merged onto its NF4 round trip" in " ".join(capsys.readouterr().out.split())
+    assert main(command(built, built.merged_dir, "--onto-nf4")) == 1
+    assert "merged onto the base itself, not its NF4" in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_adapter_saved_beside_the_weights_is_not_merged(zoo, tmp_path):
     def wrapped(base: Tensors, _: Tensors) -> Tensors:
         extra = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight": torch.zeros(8, 48)}

@@ -260,7 +260,9 @@ def model_report(summary: ModelSummary, width: int) -> list[Line]:
 
 def merge_plan(console: Speaker, estimate: MergeEstimate) -> None:
     """What a merge would do: ``--dry-run``."""
-    console.say(f"would write {estimate.out}: {size(estimate.nbytes)} in {plural(len(estimate.files), 'file')}")
+    console.say(
+        f"would write {estimate.out}: {size(estimate.nbytes)} of weights, {plural(len(estimate.files), 'file')}"
+    )
     unchanged = estimate.tensors - estimate.changed
     console.say(
         f"  {plural(estimate.changed, 'tensor')} changed, {count(unchanged)} copied as they are "
