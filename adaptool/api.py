@@ -17,9 +17,11 @@ from adaptool.merge import Rounding
 from adaptool.merge import merge as merge_store
 from adaptool.merge_folder import MergeJob, MergeOptions
 from adaptool.provenance import origin_note
+from adaptool.summary import AdapterSummary, ModelSummary, inspect_path, open_model
 from adaptool.tensors.bnb import Bnb4bit, NF4RoundTrip
 from adaptool.tensors.compute import compute_for
 from adaptool.tensors.locate import locate
+from adaptool.verify import VerifyJob, open_job
 
 Weighted = tuple[Path | str, float]
 
@@ -79,3 +81,31 @@ def merge(
     inputs = open_inputs(adapters, base, onto_nf4=onto_nf4, double_quant=double_quant)
     merged = merge_store(inputs.base, inputs.adapters, rounding=rounding, compute=compute_for(device))
     return MergeJob(merged, inputs.adapters, Path(out), options or MergeOptions(), notes=inputs.notes)
+
+
+def verify(
+    merged: Path | str,
+    base: Path | str,
+    adapters: Sequence[Weighted],
+    *,
+    rounding: Rounding = "once",
+    workers: int | None = None,
+    onto_nf4: bool = False,
+    double_quant: bool = False,
+) -> VerifyJob:
+    """Plan the verification of a merged checkpoint, whoever made it: iterate the job to run it, then read ``report``.
+
+    Raises AdaptoolError where it cannot be checked.
+    """
+    inputs = open_inputs(adapters, base, onto_nf4=onto_nf4, double_quant=double_quant)
+    return open_job(inputs.base, inputs.adapters, locate(merged), rounding=rounding, workers=workers)
+
+
+def inspect(
+    path: Path | str, base: Path | str | None = None, *, weights: bool = False
+) -> AdapterSummary | ModelSummary:
+    """What an adapter (or a model) is, from headers; with ``weights`` every update's spectrum, exactly.
+
+    ``base`` (a model, or its config.json) adds coverage and parameter figures.
+    """
+    return inspect_path(locate(path), None if base is None else open_model(locate(base)), weights=weights)

@@ -16,7 +16,7 @@ def verify_check(job: MergeJob, folder: Path) -> tuple[str, Verification]:
     """Every tensor of the written files against the merge computed once more."""
     from adaptool.adapters.base import open_base
 
-    found = verify_store(job.merged, job.names, open_base(folder).store, job.options.workers)
+    found = verify_store(job.merged, job.names, open_base(folder).store, job.options.workers, adapters=job.adapters)
     if not found.ok:
         raise ParityError(f"verification failed: {found.sentence}", hint=f"nothing was published; see {folder}")
     return "verify", found

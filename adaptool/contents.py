@@ -253,6 +253,8 @@ def runtime_name(module: str, config: AdapterConfig) -> str:
     ``target_parameters`` nests one wrapper per parameter, the first registered innermost; the key only says how deep.
     """
     plain, depth = module.replace(".base_layer", ""), module.count(".base_layer")
+    if not config.fields.get("target_parameters"):
+        return plain
     heads = [key.rpartition(".") for key in config.names("target_parameters")]
     names = {leaf for head, _, leaf in heads if plain == head or plain.endswith(f".{head}") or not head}
     ordered = sorted(names - {"weight"}, key=_registered)

@@ -21,6 +21,7 @@ from adaptool.adapters.tuners.sites import PARAMETER_ORDER
 from adaptool.archs.shapes import Module, Shape, model_modules
 from adaptool.contents import name_ends_with
 from adaptool.errors import NotFoundError, UnsupportedError
+from adaptool.settings import TASK_HEADS
 from adaptool.tensors.dtypes import F32, Array, DType
 from adaptool.tensors.store import Store, TensorInfo
 
@@ -35,11 +36,6 @@ TASK_ENDINGS = {
 """How the names of the classes end that a task is trained with, the usual one first."""
 
 OUTPUT_HEADS = ("lm_head", "cls.predictions.decoder", "lm_head.decoder")
-TASK_HEADS = {
-    "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",),
-}  # fmt: skip
-"""What PEFT adds to modules_to_save by itself."""
-
 EXPERT_MATRICES = {"gate_up_proj": ("w1", "w3", "gate_proj", "up_proj"), "down_proj": ("w2", "down_proj")}
 
 DEFAULT_TARGETS = {

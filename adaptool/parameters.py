@@ -15,10 +15,8 @@ from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import BaseModel
 from adaptool.adapters.config import AdapterConfig
 from adaptool.adapters.names import FULL
-from adaptool.archs.shapes import Shape, parameter_shapes
 from adaptool.contents import saved_tensors
 from adaptool.errors import UnsupportedError
-from adaptool.expected import expected_adapter, trained_config
 
 BUFFER = re.compile(
     r"(?:.*\.)?(?:position_ids|token_type_ids|inv_freq|masked_bias|num_batches_tracked|running_mean|running_var"
@@ -68,6 +66,8 @@ def unsaved(config: AdapterConfig) -> str | None:
 
 
 def _expected_count(adapter: Adapter, base: BaseModel | None) -> ParameterCount:
+    from adaptool.expected import expected_adapter  # tables that a look at an adapter alone need not load
+
     if base is None or base.config is None:
         missing = "the adapter has no weights: give --base a model's config.json"
         return ParameterCount(None, None, None, expected=True, note=missing)
@@ -101,6 +101,9 @@ def base_parameters(base: BaseModel, adapter: Adapter | None = None) -> int:
     From the table of its family where there is one, since a checkpoint may hold buffers and lack heads; else from
     the checkpoint's tensors.
     """
+    from adaptool.archs.shapes import parameter_shapes
+    from adaptool.expected import trained_config
+
     full = _full_shapes(adapter) if adapter is not None else {}
     config = base.config
     if config is not None and adapter is not None:
@@ -118,7 +121,7 @@ def base_parameters(base: BaseModel, adapter: Adapter | None = None) -> int:
     return sum(sizes.values())
 
 
-def _full_shapes(adapter: Adapter) -> dict[str, Shape]:
+def _full_shapes(adapter: Adapter) -> dict[str, tuple[int, ...]]:
     """Parameters of the trained model that the adapter holds whole, by runtime name."""
     return {
         tensor.key.module if tensor.key.part == FULL else f"{tensor.key.module}.weight": tensor.info.shape

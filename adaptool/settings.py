@@ -47,6 +47,11 @@ COMMON_FIELDS = {"task_type", "peft_type", "auto_mapping", "peft_version", "base
                  "inference_mode"}  # fmt: skip
 """Of every PEFT type; shown elsewhere, or of no interest once saved."""
 
+TASK_HEADS = {
+    "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",),
+}  # fmt: skip
+"""What PEFT adds to modules_to_save by itself."""
+
 SHOWN_ELSEWHERE = {"r", "lora_alpha", "alpha", "target_modules", "modules_to_save", "runtime_config", "megatron_core"}
 
 

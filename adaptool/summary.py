@@ -16,7 +16,6 @@ from adaptool.adapters.tuners.tuner import Refusal
 from adaptool.beside import FileBeside, files_beside
 from adaptool.contents import low_rank_modules, saved_tensors
 from adaptool.errors import NotFoundError, UnsupportedError
-from adaptool.expected import expected_adapter
 from adaptool.parameters import ParameterCount, base_parameters, count_parameters
 from adaptool.settings import Setting, settings, variants
 from adaptool.targets import DTypeShare, FullTensors, Scaling, Target, full_tensors, scalings, targets
@@ -202,6 +201,8 @@ def _shown(adapter: Adapter, base: BaseModel | None) -> tuple[Adapter, Weights]:
     if adapter.store:
         return adapter, "read"
     if base is not None and base.config is not None:
+        from adaptool.expected import expected_adapter
+
         try:
             return expected_adapter(adapter.config, base.config, adapter.path), "expected"
         except UnsupportedError:

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.config import AdapterConfig, matches
 from adaptool.contents import LowRankModule, Saved, misshapen, name_ends_with, orphans, runtime_name
-from adaptool.expected import TASK_HEADS
-from adaptool.settings import unknown_fields
+from adaptool.settings import TASK_HEADS, unknown_fields
 
 
 @dataclass(frozen=True, slots=True)

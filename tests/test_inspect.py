@@ -331,14 +331,17 @@ def test_neither_torch_nor_rich_is_imported(tmp_path):
         )
 
 
-STARTS = 2.5
+STARTS = 2.2
 """Times the cost of importing NumPy, which is most of it: measured 1.7 (0.29 s of CPU) for 308 tensors in 50 MB."""
 
 
-def test_a_large_adapter_is_shown_at_once(tmp_path):
-    adapter = lora(tmp_path / "adapter", layers=32, rank=16, targets=[name.rpartition(".")[2] for name in SEVEN])
-    ours = cpu_seconds(BY_HAND.format(args=["inspect", str(adapter)], then="pass"))
-    assert ours <= STARTS * cpu_seconds("import numpy")
+def test_a_large_adapter_is_shown_at_once(tmp_path, monkeypatch):
+    # byte code is kept, as for every user after the first call
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "cache"))
+    adapter = lora(tmp_path / "adapter", layers=32, rank=16, targets=SEVEN)
+    run = BY_HAND.format(args=["inspect", str(adapter)], then="pass")
+    assert cpu_seconds(run) <= STARTS * cpu_seconds("import numpy")
 
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -353,7 +356,7 @@ def cpu_seconds(program):
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    return min(once() for _ in range(4))
+    return min(once() for _ in range(6))
 
 
 def test_places_in_stacks():

@@ -123,7 +123,7 @@ def test_where_it_is_narrow_the_cheapest_columns_go_first():
     assert plain(table(columns, rows, 80)).splitlines()[0].split() == ["NAME", "DEAR", "CHEAP"]
     assert plain(table(columns, rows, 36)).splitlines()[0].split() == ["NAME", "DEAR"]
     assert plain(table(columns, rows, 36)).splitlines()[1] == "  a.long.name.of.a.module  12345678"
-    assert plain(table(columns, rows, 24)).splitlines()[1] == "  a.lon….module  12345678"
+    assert plain(table(columns, rows, 32)).splitlines()[1] == "  a.long.na…f.a.module  12345678"
 
 
 class Heard:
