@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaptool.adapters.adapter import Adapter, open_adapter
 from adaptool.adapters.base import BaseModel, open_base
@@ -17,11 +18,13 @@ from adaptool.merge import Rounding
 from adaptool.merge import merge as merge_store
 from adaptool.merge_folder import MergeJob, MergeOptions
 from adaptool.provenance import origin_note
-from adaptool.summary import AdapterSummary, ModelSummary, inspect_path, open_model
 from adaptool.tensors.bnb import Bnb4bit, NF4RoundTrip
 from adaptool.tensors.compute import compute_for
 from adaptool.tensors.locate import locate
-from adaptool.verify import VerifyJob, open_job
+
+if TYPE_CHECKING:
+    from adaptool.summary import AdapterSummary, ModelSummary
+    from adaptool.verify import VerifyJob
 
 Weighted = tuple[Path | str, float]
 
@@ -97,6 +100,8 @@ def verify(
 
     Raises AdaptoolError where it cannot be checked.
     """
+    from adaptool.verify import open_job
+
     inputs = open_inputs(adapters, base, onto_nf4=onto_nf4, double_quant=double_quant)
     return open_job(inputs.base, inputs.adapters, locate(merged), rounding=rounding, workers=workers)
 
@@ -108,4 +113,6 @@ def inspect(
 
     ``base`` (a model, or its config.json) adds coverage and parameter figures.
     """
+    from adaptool.summary import inspect_path, open_model
+
     return inspect_path(locate(path), None if base is None else open_model(locate(base)), weights=weights)

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adaptool.errors import ParityError
-from adaptool.forward import ForwardParity, forward_parity
-from adaptool.merge_folder import MergeJob
-from adaptool.verify import Verification, verify_store
+
+if TYPE_CHECKING:
+    from adaptool.forward import ForwardParity
+    from adaptool.merge_folder import MergeJob
+    from adaptool.verify import Verification
 
 
 def verify_check(job: MergeJob, folder: Path) -> tuple[str, Verification]:
     """Every tensor of the written files against the merge computed once more."""
     from adaptool.adapters.base import open_base
+    from adaptool.verify import verify_store
 
     found = verify_store(job.merged, job.names, open_base(folder).store, job.options.workers, adapters=job.adapters)
     if not found.ok:
@@ -29,6 +33,8 @@ class forward_check:  # noqa: N801
     prompts: Sequence[str] = ()
 
     def __call__(self, job: MergeJob, folder: Path) -> tuple[str, ForwardParity]:
+        from adaptool.forward import forward_parity
+
         found = forward_parity(job.merged.plan.base.folder, job.adapters, folder, self.prompts)
         if not found.agrees:
             raise ParityError(

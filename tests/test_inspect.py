@@ -332,7 +332,7 @@ def test_neither_torch_nor_rich_is_imported(tmp_path):
 
 
 STARTS = 2.2
-"""Times the cost of importing NumPy, which is most of it: measured 1.7 (0.29 s of CPU) for 308 tensors in 50 MB."""
+"""Times the cost of importing NumPy, which is most of it: measured 1.4 to 1.8 (0.27 s of CPU) for 308 tensors in 50 MB."""
 
 
 def test_a_large_adapter_is_shown_at_once(tmp_path, monkeypatch):

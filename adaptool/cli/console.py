@@ -15,6 +15,10 @@ ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160)
 """Control characters, which a file's names could use to repaint the terminal."""
 
 
+WIDEST = 110
+"""Columns: beyond it the eye loses the row."""
+
+
 def printable(text: str) -> str:
     """``text`` with control characters escaped."""
     return text.translate(ESCAPES)
@@ -64,13 +68,18 @@ class Console:
     def _styled(self, text: str, colour: str) -> str:
         return click.style(text, fg=colour, bold=True) if self.color and sys.stderr.isatty() else text
 
-    def rich(self, **options: Any) -> Any:
-        """A rich console on stdout, as wide as the terminal and at least 80 columns wide in a pipe."""
-        from rich.console import Console as RichConsole
+    @property
+    def width(self) -> int:
+        """Columns of the terminal stdout is, 80 where it is none."""
+        try:
+            return max(40, min(WIDEST, os.get_terminal_size(sys.stdout.fileno()).columns))
+        except OSError:
+            return 80
 
-        on_terminal = sys.stdout.isatty()
-        width = None if on_terminal else 80
-        return RichConsole(width=width, no_color=not (self.color and on_terminal), highlight=False, **options)
+    @property
+    def paints(self) -> bool:
+        """Whether results may be coloured: stdout is a terminal, and nothing forbids it."""
+        return self.color and sys.stdout.isatty()
 
     def progress(self, steps: Iterable[int], total: int) -> None:
         """Run ``steps``, each a number of bytes done, behind a bar where stderr is a terminal."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -14,9 +12,6 @@ from adaptool.errors import AdaptoolError
 
 if TYPE_CHECKING:
     from adaptool.summary import AdapterSummary, Inspection, ModelSummary
-
-WIDEST = 110
-"""Columns: beyond it the eye loses the row."""
 
 
 @click.command(epilog="Example:  adaptool inspect ./adapter --base ./model --weights")
@@ -30,6 +25,8 @@ def inspect(console: Console, paths: tuple[str, ...], weights: bool, base: str |
 
     Reads headers only, unless --weights is given. With -v every module and every name is listed.
     """
+    # NumPy's BLAS starts a thread per processor on import, and they spin: a third of all this command costs
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from adaptool.summary import Failure, Inspection, inspect_path, open_model
     from adaptool.tensors.locate import locate
 
@@ -59,16 +56,6 @@ def _show(console: Console, found: Inspection, *, as_json: bool) -> None:
     from adaptool.reports.layout import coloured, plain
     from adaptool.reports.text import inspection_report
 
-    lines = inspection_report(found.results, _width(), verbose=console.verbose)
+    lines = inspection_report(found.results, console.width, verbose=console.verbose)
     if found.results:
-        click.echo(coloured(lines) if console.color and sys.stdout.isatty() else plain(lines))
-
-
-def _width() -> int:
-    """The terminal's, and 80 where there is none."""
-    if not sys.stdout.isatty():
-        return 80
-    try:
-        return max(40, min(WIDEST, os.get_terminal_size(sys.stdout.fileno()).columns))
-    except OSError:
-        return 80
+        click.echo(coloured(lines) if console.paints else plain(lines))

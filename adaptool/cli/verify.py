@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
     from adaptool.merge import Rounding
 
 ROUNDINGS = click.Choice(["once", "safe"])
-WIDEST = 110
-"""Columns: beyond it the eye loses the row."""
 
 
 @click.command(epilog="Example:  adaptool verify ./merged --base ./model --adapter ./adapter")
@@ -58,14 +54,6 @@ def verify(console: Console, checkpoint: str, base: str, adapters: tuple[str, ..
         from adaptool.reports.layout import coloured, plain
         from adaptool.reports.verify_text import verification_report
 
-        lines = verification_report(job.report, checkpoint, _width())
-        click.echo(coloured(lines) if console.color and sys.stdout.isatty() else plain(lines))
+        lines = verification_report(job.report, checkpoint, console.width)
+        click.echo(coloured(lines) if console.paints else plain(lines))
     return 0 if job.report.ok else 1
-
-
-def _width() -> int:
-    """The terminal's, and 80 where there is none."""
-    try:
-        return max(40, min(WIDEST, os.get_terminal_size(sys.stdout.fileno()).columns))
-    except OSError:
-        return 80
