@@ -17,7 +17,7 @@ from adaptool.journal import JOURNAL_NAME, Journal
 from adaptool.merge import Merged, output_prefix
 from adaptool.model_folder import card, licence_of, merged_config, side_files
 from adaptool.provenance import hub_id, merge_identity, merge_manifest
-from adaptool.publish import LOCK_NAME, check_target, locked, partial_path, publish, require_space
+from adaptool.publish import LOCK_NAME, check_target, locked, partial_path, publish, repair, require_space
 from adaptool.sampling import SampleCheck
 from adaptool.tensors.compute import single_threaded_blas
 from adaptool.tensors.dtypes import DType, most_common
@@ -164,10 +164,12 @@ class MergeJob:
     def _copied_nbytes(self) -> int:
         return sum(piece.nbytes for piece in self.pieces if piece.copied_from is not None)
 
-    def check(self) -> None:
-        """Everything that can be refused before a byte is written."""
+    def check(self, *, dry: bool = False) -> None:
+        """Everything that can be refused before a byte is written; ``dry`` repairs nothing on the way."""
         base, partial = self.merged.plan.base, self.partial
         inputs = [base.path, *(adapter.path for adapter, _ in self.adapters)]
+        if not dry:
+            repair(self.out)
         check_target(self.out, inputs, overwrite=self.options.overwrite, ours=listed_only)
         held = sum(path.stat().st_blocks * 512 for path in partial.glob("*")) if partial.is_dir() else 0
         sides = sum(side.source.stat().st_size for side in self.sides)
@@ -255,7 +257,7 @@ class MergeJob:
                 digest_base=self.options.digest_base,
                 notes=self.notes,
             )
-            (partial / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8")
+            (partial / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8", errors="replace")
         except OSError as error:
             raise DiskError(f"{partial}: {error.strerror}", hint="make room, then run again with --resume") from error
         publish(partial, self.out)
@@ -284,7 +286,7 @@ class MergeJob:
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(side.source, target)
         if len(self.files) > 1:
-            (partial / INDEX_NAME).write_text(index_json(self.files), encoding="utf-8")
+            (partial / INDEX_NAME).write_text(index_json(self.files), encoding="utf-8", errors="replace")
         task = next((a.config.task_type for a, _ in reversed(self.adapters) if a.config.task_type), None)
         config = merged_config(plan, self.main_dtype.torch_name, task, remote_code=self.options.remote_code)
         if config is not None:
@@ -292,8 +294,8 @@ class MergeJob:
         bases = sorted({name for a, _ in self.adapters if (name := hub_id(a.config.base_model))})
         made_of = [a.name if weight == 1 else f"{a.name} (weight {weight:g})" for a, weight in self.adapters]
         text = card(bases, made_of, licence_of(plan.base.folder))
-        (partial / "README.md").write_text(text, encoding="utf-8")
+        (partial / "README.md").write_text(text, encoding="utf-8", errors="replace")
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors="replace")

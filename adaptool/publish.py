@@ -41,7 +41,6 @@ def check_target(out: Path, inputs: Iterable[Path], *, overwrite: bool, ours: Ca
         source = given.resolve()
         if resolved == source or resolved in source.parents or source in resolved.parents:
             raise UsageError(f"{out}: is, contains or lies in the input {given}", hint="choose another --out")
-    repair(out)
     if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:

@@ -46,7 +46,9 @@ class FileRecord:
 
 def canonical_json(value: Any) -> bytes:
     """One text for one value: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
+        "utf-8", "surrogateescape"
+    )
 
 
 def canonical_config(config: AdapterConfig) -> bytes:

@@ -49,12 +49,12 @@ def numbers(kind: str, shape: Sequence[int], seed: int, spread: float = 0.05) ->
 def write_tensors(path: Path, tensors: Tensors) -> Path:
     """A safetensors file, by the format's own words."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    data = b""
+    at = 0
     for name, (kind, array) in tensors.items():
-        header[name] = entry(kind, array.shape, len(data), len(data) + array.nbytes)
-        data += array.tobytes()
+        header[name] = entry(kind, array.shape, at, at + array.nbytes)
+        at += array.nbytes
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pack(header, data))
+    path.write_bytes(pack(header, b"".join(array.tobytes() for _, array in tensors.values())))
     return path
 
 

@@ -331,8 +331,8 @@ def test_neither_torch_nor_rich_is_imported(tmp_path):
         )
 
 
-STARTS = 2.2
-"""Times the cost of importing NumPy, which is most of it: measured 1.4 to 1.8 (0.27 s of CPU) for 308 tensors in 50 MB."""
+PROMISE, STARTS = 0.4, 2.5
+"""Seconds of CPU (measured: 0.25), or on a slower machine so many times what importing NumPy costs there."""
 
 
 def test_a_large_adapter_is_shown_at_once(tmp_path, monkeypatch):
@@ -341,7 +341,7 @@ def test_a_large_adapter_is_shown_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPYCACHEPREFIX", str(tmp_path / "cache"))
     adapter = lora(tmp_path / "adapter", layers=32, rank=16, targets=SEVEN)
     run = BY_HAND.format(args=["inspect", str(adapter)], then="pass")
-    assert cpu_seconds(run) <= STARTS * cpu_seconds("import numpy")
+    assert cpu_seconds(run) <= max(PROMISE, STARTS * cpu_seconds("import numpy"))
 
 
 SEVEN = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

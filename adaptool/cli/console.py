@@ -11,17 +11,23 @@ from typing import Any
 
 import click
 
-ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), 127, *range(128, 160)) if code != 10}
-"""Control characters, which a file's names could use to repaint the terminal."""
-
-
 WIDEST = 110
 """Columns: beyond it the eye loses the row."""
 
 
-def printable(text: str) -> str:
-    """``text`` with control characters escaped."""
-    return text.translate(ESCAPES)
+def printable(text: str, *, lines: bool = False) -> str:
+    """``text`` with everything escaped that repaints, reorders or hides what a terminal shows; ``lines`` may stay.
+
+    Names come from files: control and format characters, lone surrogates and unassigned ones are not shown raw.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or (lines and c == "\n") else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"
 
 
 class Console:
@@ -34,11 +40,11 @@ class Console:
 
     def result(self, text: str) -> None:
         """The result itself, on stdout."""
-        click.echo(printable(text))
+        click.echo(printable(text, lines=True))
 
     def result_json(self, value: Mapping[str, Any]) -> None:
         """The result as JSON, on stdout."""
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(value, indent=2))  # ASCII: what a name hides stays escaped
 
     def note(self, text: str) -> None:
         """Something worth knowing; silenced by -q."""

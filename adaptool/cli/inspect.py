@@ -25,8 +25,6 @@ def inspect(console: Console, paths: tuple[str, ...], weights: bool, base: str |
 
     Reads headers only, unless --weights is given. With -v every module and every name is listed.
     """
-    # NumPy's BLAS starts a thread per processor on import, and they spin: a third of all this command costs
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from adaptool.summary import Failure, Inspection, inspect_path, open_model
     from adaptool.tensors.locate import locate
 

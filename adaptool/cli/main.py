@@ -76,6 +76,8 @@ def cli(ctx: click.Context, quiet: bool, verbose: bool, no_color: bool) -> None:
 
 def run(args: list[str] | None = None) -> None:
     """The ``adaptool`` command."""
+    # NumPy's BLAS starts a spinning thread per processor on import; adaptool runs blocks on threads of its own
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(main(args))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from adaptool.cli.console import Console
-from adaptool.cli.options import base_option, json_option, parse_size, weighted
+from adaptool.cli.options import base_option, json_option, parse_dtype, parse_size, weighted
 
 DEVICES = click.Choice(["cpu", "cuda", "torch-cpu"])
 ROUNDINGS = click.Choice(["once", "safe"])
@@ -51,7 +51,7 @@ def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, 
     for note in job.notes:
         console.note(note)
     if dry_run:
-        job.check()
+        job.check(dry=True)
         console.result_json(to_json("merge-plan", job.estimate)) if as_json else text.merge_plan(console, job.estimate)
         return 0
     try:
@@ -71,10 +71,9 @@ def _options(*, dtype: str | None, shard_size: str | None, workers: int | None, 
     from adaptool.checks import forward_check, verify_check
     from adaptool.jobs import default_workers
     from adaptool.merge_folder import MergeOptions
-    from adaptool.tensors.dtypes import dtype as dtype_named
 
     return MergeOptions(
-        dtype=dtype_named(dtype) if dtype else None,
+        dtype=parse_dtype(dtype) if dtype else None,
         shard_size=parse_size(shard_size) if shard_size else None,
         workers=workers or default_workers(),
         checks=(*([verify_check] if verify else []), *([forward_check(prompts)] if parity else [])),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from adaptool.errors import UsageError
+from adaptool.errors import UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from adaptool.tensors.dtypes import DType
+
+NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|infinity|nan)", re.IGNORECASE | re.ASCII)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -32,15 +38,29 @@ def weighted(text: str) -> tuple[Path, float]:
     The whole string is tried as a path first, so a folder named "a:2" keeps its name.
     """
     head, colon, tail = text.rpartition(":")
-    if not colon or Path(text).exists():
+    if text and (not colon or not NUMBER.fullmatch(tail) or Path(text).exists()):
         return Path(text), 1.0
-    try:
-        weight = float(tail)
-    except ValueError:
-        return Path(text), 1.0
-    if weight != weight or weight in (float("inf"), float("-inf")):
+    if not head:
+        raise UsageError(f"{text!r} names no adapter", hint="write it as ./adapter or ./adapter:0.5")
+    weight = float(tail)
+    if not math.isfinite(weight):
         raise UsageError(f"{text!r}: the weight must be a finite number", hint="write it as ./adapter:0.5")
     return Path(head), weight
+
+
+def parse_dtype(text: str) -> DType:
+    """A type weights can be written in, by its PyTorch or safetensors name."""
+    from adaptool.tensors.dtypes import dtype
+
+    try:
+        kind = dtype(text)
+    except UnsupportedError:
+        kind = None
+    if kind is None or not kind.mergeable:
+        raise UsageError(
+            f"{text!r} is not a type weights can be written in", hint="use one of: bfloat16, float16, float32, float64"
+        )
+    return kind
 
 
 def parse_size(text: str) -> int:
@@ -51,5 +71,5 @@ def parse_size(text: str) -> int:
     number, unit, binary = match.groups()
     size = float(number) * (1024 if binary else 1000) ** " KMGT".index(unit.upper() or " ")
     if size < 1:
-        raise UsageError(f"{text!r}: a file must be allowed at least one byte")
+        raise UsageError(f"{text!r}: a file must be allowed at least one byte", hint="write it as 5GB or 500MB")
     return int(size)

@@ -48,9 +48,11 @@ UNREMARKABLE = {"weights", "adapter config", "model config", ""}
 
 
 class Speaker(Protocol):
-    """The console: ``say`` writes a line to stderr."""
+    """The console: ``say`` writes a line to stderr, ``result`` to stdout."""
 
     def say(self, text: str) -> None: ...
+
+    def result(self, text: str) -> None: ...
 
 
 def inspection_report(
@@ -260,20 +262,20 @@ def model_report(summary: ModelSummary, width: int) -> list[Line]:
 
 def merge_plan(console: Speaker, estimate: MergeEstimate) -> None:
     """What a merge would do: ``--dry-run``."""
-    console.say(
+    console.result(
         f"would write {estimate.out}: {size(estimate.nbytes)} of weights, {plural(len(estimate.files), 'file')}"
     )
     unchanged = estimate.tensors - estimate.changed
-    console.say(
+    console.result(
         f"  {plural(estimate.changed, 'tensor')} changed, {count(unchanged)} copied as they are "
         f"({size(estimate.copied_nbytes)})"
     )
-    console.say(f"  about {size(estimate.memory_nbytes)} of buffers for {plural(estimate.workers, 'worker')}")
+    console.result(f"  about {size(estimate.memory_nbytes)} of buffers for {plural(estimate.workers, 'worker')}")
     kinds: dict[str, list[str]] = {}
     for tensor, what in estimate.changes:
         kinds.setdefault(what, []).append(tensor)
     for what, tensors in kinds.items():
-        console.say(f"  {what}: {plural(len(tensors), 'tensor')}, such as {tensors[0]}")
+        console.result(f"  {what}: {plural(len(tensors), 'tensor')}, such as {tensors[0]}")
 
 
 def merge_summary(console: Speaker, report: MergeReport) -> None:

@@ -23,9 +23,12 @@ LOCAL = re.compile(r"(?:\.{1,2}(?:/|$)|/|~)")
 
 def locate(text: str | Path) -> Path:
     """The path of an existing file or folder; NotFoundError or UnsupportedError say what the string looks like."""
-    path = Path(text).expanduser()
-    if path.exists():
-        return path
+    try:
+        path = Path(text).expanduser()
+        if path.exists():
+            return path
+    except (RuntimeError, OSError, ValueError) as error:  # ~nobody, a name too long, a NUL in it
+        raise NotFoundError(f"{text}: not a path: {error}") from None
     text = str(text)
     if not LOCAL.match(text):
         for resolve in RESOLVERS:
