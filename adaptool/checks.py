@@ -22,7 +22,7 @@ def verify_check(job: MergeJob, folder: Path) -> tuple[str, Verification]:
 
     found = verify_store(job.merged, job.names, open_base(folder).store, job.options.workers, adapters=job.adapters)
     if not found.ok:
-        raise ParityError(f"verification failed: {found.sentence}", hint=f"nothing was published; see {folder}")
+        raise ParityError(f"verification failed: {found.sentence}", hint="see what differs with: adaptool verify")
     return "verify", found
 
 
@@ -40,6 +40,6 @@ class forward_check:  # noqa: N801
             raise ParityError(
                 f"the merged model does not answer like base + adapter: mean divergence {found.mean_divergence:.3g}, "
                 f"where the bare base has {found.base_divergence:.3g}",
-                hint=f"nothing was published; see {folder}",
+                hint="--verify compares the weights themselves",
             )
         return "forward", found

@@ -18,34 +18,28 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class Journal:
     """Records finished pieces by their number; appends are atomic, so threads may share it."""
 
-    def __init__(self, folder: Path, identity: str, *, resume: bool) -> None:
+    def __init__(self, folder: Path, identity: str, *, resume: bool, pieces: int = 2**32) -> None:
         self.path = folder / JOURNAL_NAME
         title = f"{identity} {_boot_id()}\n".encode()
-        self.done = _recorded(self.path, title) if resume else None
+        self.done = _recorded(self.path, title, pieces) if resume else None
         """Numbers of the pieces an earlier run finished; None where there is nothing to go on from."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._descriptor = os.open(self.path, flags if self.done is not None else flags | os.O_TRUNC, 0o666)
         if self.done is None:
-            self._descriptor = os.open(self.path, flags | os.O_TRUNC, 0o666)
             os.write(self._descriptor, title)
-        else:
-            self._descriptor = os.open(self.path, flags)
-            os.ftruncate(self._descriptor, len(title) + 4 * (self._records(title)))
-
-    def _records(self, title: bytes) -> int:
-        return (self.path.stat().st_size - len(title)) // 4
+        else:  # a last record may be cut short
+            os.ftruncate(self._descriptor, len(title) + (self.path.stat().st_size - len(title)) // 4 * 4)
 
     def record(self, number: int) -> None:
         """Piece ``number`` is written."""
         os.write(self._descriptor, struct.pack("<I", number))
 
-    def close(self, *, remove: bool = False) -> None:
-        """Release the file, and remove it once the whole is complete."""
+    def close(self) -> None:
+        """Release the file."""
         os.close(self._descriptor)
-        if remove:
-            self.path.unlink()
 
 
-def _recorded(path: Path, title: bytes) -> set[int] | None:
+def _recorded(path: Path, title: bytes, pieces: int) -> set[int] | None:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -53,7 +47,8 @@ def _recorded(path: Path, title: bytes) -> set[int] | None:
     if not data.startswith(title):
         return None
     body = data[len(title) :]
-    return {number for (number,) in struct.iter_unpack("<I", body[: len(body) // 4 * 4])}
+    numbers = {number for (number,) in struct.iter_unpack("<I", body[: len(body) // 4 * 4])}
+    return numbers if max(numbers, default=0) < pieces else None
 
 
 def _boot_id() -> str:

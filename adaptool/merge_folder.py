@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptool.adapters.adapter import Adapter
-from adaptool.errors import DiskError, MismatchError
+from adaptool.errors import DiskError, MismatchError, ParityError
 from adaptool.jobs import default_workers, run
 from adaptool.journal import JOURNAL_NAME, Journal
 from adaptool.merge import Merged, output_prefix
@@ -169,7 +169,7 @@ class MergeJob:
         base, partial = self.merged.plan.base, self.partial
         inputs = [base.path, *(adapter.path for adapter, _ in self.adapters)]
         if not dry:
-            repair(self.out)
+            repair(self.out, listed_only)
         check_target(self.out, inputs, overwrite=self.options.overwrite, ours=listed_only)
         held = sum(path.stat().st_blocks * 512 for path in partial.glob("*")) if partial.is_dir() else 0
         sides = sum(side.source.stat().st_size for side in self.sides)
@@ -177,25 +177,34 @@ class MergeJob:
 
     def __iter__(self) -> Iterator[int]:
         self.check()
-        partial = self.partial
-        with locked(partial), single_threaded_blas():
-            journal = self._open_journal(partial)
-            writer = PieceWriter(self.output, partial, self.files)
-            sample = SampleCheck(self.merged, self.output, writer)
-            done = journal.done or set()
+        with locked(self.partial), single_threaded_blas():
             try:
-                yield sum(self.pieces[number].nbytes for number in done)
-                todo = [number for number in range(len(self.pieces)) if number not in done]
-                for number in run(lambda n: self._write(n, writer, sample, journal), todo, self.options.workers):
-                    yield self.pieces[number].nbytes
-                self._refuse_unchanged(sample, resumed=bool(done))
-                writer.sync()
-            finally:
-                writer.close()
-                journal.close()
-            # an earlier run sampled a piece before it recorded it, so all of them have been
-            sampled = sum(sample.applies(self.names[p.tensor]) for p in self.pieces if p.copied_from is None)
-            self._finish(partial, sampled, len(done))
+                yield from self._run(self.partial)
+            except ParityError as error:
+                hint = f"{error.hint}; nothing was published, and what was written is in {self.partial}"
+                raise ParityError(error.message, hint=hint) from error
+            except OSError as error:
+                where = error.filename or self.partial
+                raise DiskError(f"{where}: {error.strerror}", hint="make room, then run again with --resume") from error
+
+    def _run(self, partial: Path) -> Iterator[int]:
+        journal = self._open_journal(partial)
+        writer = PieceWriter(self.output, partial, self.files)
+        sample = SampleCheck(self.merged, self.output, writer)
+        done = journal.done or set()
+        try:
+            yield sum(self.pieces[number].nbytes for number in done)
+            todo = [number for number in range(len(self.pieces)) if number not in done]
+            for number in run(lambda n: self._write(n, writer, sample, journal), todo, self.options.workers):
+                yield self.pieces[number].nbytes
+            self._refuse_unchanged(sample)
+            writer.sync()
+        finally:
+            writer.close()
+            journal.close()
+        # an earlier run sampled a piece before it recorded it, so all of them have been
+        sampled = sum(sample.applies(self.names[piece.tensor]) for piece in self.pieces if piece.copied_from is None)
+        self._finish(partial, sampled, len(done))
 
     def _write(self, number: int, writer: PieceWriter, sample: SampleCheck, journal: Journal) -> int:
         piece = self.pieces[number]
@@ -217,7 +226,9 @@ class MergeJob:
 
     def _open_journal(self, partial: Path) -> Journal:
         """The journal of this very merge; anything an earlier, different one left in ``partial`` is removed."""
-        journal = Journal(partial, self.identity, resume=self.options.resume)
+        sizes = {path.name: path.stat().st_size for path in partial.iterdir() if path.is_file()}
+        intact = all(sizes.get(file.name) == file.size for file in self.files)
+        journal = Journal(partial, self.identity, resume=self.options.resume and intact, pieces=len(self.pieces))
         if journal.done is None:
             for path in partial.iterdir():
                 if path.name not in (JOURNAL_NAME, LOCK_NAME):
@@ -226,10 +237,10 @@ class MergeJob:
                 self.remarks.append("nothing to resume: there was no unfinished merge of these same inputs")
         return journal
 
-    def _refuse_unchanged(self, sample: SampleCheck, *, resumed: bool) -> None:
+    def _refuse_unchanged(self, sample: SampleCheck) -> None:
         """A merge whose every update is rounded away is a silent no-op: say so instead of publishing it."""
         plan = self.merged.plan
-        if sample.seen.changed or resumed or plan.replaced or plan.added:
+        if sample.seen.changed or plan.replaced or plan.added:
             return
         for name in plan.patches:
             for start, stop in self.merged.spans(name, PIECE_BYTES):
@@ -242,24 +253,21 @@ class MergeJob:
 
     def _finish(self, partial: Path, sampled: int, resumed: int) -> None:
         """The files beside the weights, the checks, the manifest last, then the rename."""
-        try:
-            self._write_sides(partial)
-            findings = dict(check(self, partial) for check in self.options.checks)
-            (partial / JOURNAL_NAME).unlink(missing_ok=True)
-            present = sorted(path for path in partial.rglob("*") if path.is_file() and path.name != LOCK_NAME)
-            files = [(str(path.relative_to(partial)), path.stat().st_size) for path in present]
-            manifest = merge_manifest(
-                self.merged,
-                self.adapters,
-                files,
-                dtype=self.main_dtype,
-                sampled=sampled,
-                digest_base=self.options.digest_base,
-                notes=self.notes,
-            )
-            (partial / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise DiskError(f"{partial}: {error.strerror}", hint="make room, then run again with --resume") from error
+        self._write_sides(partial)
+        findings = dict(check(self, partial) for check in self.options.checks)
+        (partial / JOURNAL_NAME).unlink(missing_ok=True)
+        present = sorted(path for path in partial.rglob("*") if path.is_file() and path.name != LOCK_NAME)
+        files = [(str(path.relative_to(partial)), path.stat().st_size) for path in present]
+        manifest = merge_manifest(
+            self.merged,
+            self.adapters,
+            files,
+            dtype=self.main_dtype,
+            sampled=sampled,
+            digest_base=self.options.digest_base,
+            notes=self.notes,
+        )
+        (partial / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8", errors="replace")
         publish(partial, self.out)
         self._report = MergeReport(
             self.out,

@@ -16,10 +16,12 @@ from typing import Any
 from adaptool.adapters.base import BaseModel
 from adaptool.adapters.plan import Plan
 from adaptool.tensors.files import open_file
+from adaptool.tensors.sniff import sniff
 
 SIDE_FILES = re.compile(
     r"(?!adapter_|adaptool\.json|config\.json|.*\.index\.json|training_args|trainer_state|optimizer|scheduler|README)"
-    r"(?:.+\.(?:json|txt|jinja|model|tiktoken|spm|vocab|bpe)|LICEN[CS]E.*|NOTICE.*|USE_POLICY.*|COPYING.*)",
+    r"(?:.+\.(?:json|txt|jinja|model|tiktoken|spm|vocab|bpe)"
+    r"|(?:LICEN[CS]E|NOTICE|USE_POLICY|COPYING)[\w-]*(?:\.(?:txt|md|rst|pdf))?)",
     re.IGNORECASE,
 )
 TOKENIZER_FILES = re.compile(
@@ -29,9 +31,12 @@ TOKENIZER_FILES = re.compile(
 COMPONENT_FOLDERS = re.compile(r"\d+_\w+|additional_chat_templates")
 """sentence-transformers keeps its pooling in folders such as 1_Pooling."""
 
+COMPONENT_FILES = re.compile(r"config\.json|.+\.safetensors")
+"""What such a folder holds besides."""
+
 REMOTE_CODE = re.compile(r".+\.py")
 SIDE_FILE_LIMIT = 256 << 20
-PICKLE_STARTS = (b"\x80", b"PK\x03\x04", b"\x1f\x8b")
+ARCHIVE_STARTS = (b"PK\x03\x04", b"\x1f\x8b")
 
 TASK_CLASSES = {
     "SEQ_CLS": "ForSequenceClassification",
@@ -76,11 +81,7 @@ def _allowed(folder: Path, *, remote_code: bool) -> Iterator[SideFile]:
     for path in sorted(folder.iterdir()):
         if path.is_dir() and COMPONENT_FOLDERS.fullmatch(path.name):
             for inner in sorted(path.iterdir()):
-                if (
-                    _is_side_file(inner, folder, remote_code=remote_code)
-                    or inner.suffix in (".safetensors", ".jinja")
-                    or inner.name == "config.json"
-                ):
+                if _is_side_file(inner, folder, remote_code=remote_code):
                     yield SideFile(f"{path.name}/{inner.name}", inner)
         elif _is_side_file(path, folder, remote_code=remote_code):
             yield SideFile(path.name, path)
@@ -88,9 +89,11 @@ def _allowed(folder: Path, *, remote_code: bool) -> Iterator[SideFile]:
 
 def _is_side_file(path: Path, folder: Path, *, remote_code: bool) -> bool:
     wanted = SIDE_FILES.fullmatch(path.name) or (remote_code and REMOTE_CODE.fullmatch(path.name))
+    wanted = wanted or (path.parent != folder and COMPONENT_FILES.fullmatch(path.name))
     if not wanted or not path.is_file() or path.stat().st_size > SIDE_FILE_LIMIT or not _inside(path, folder):
         return False
-    return not open_file(path).read(0, min(4, path.stat().st_size)).startswith(PICKLE_STARTS)
+    head = open_file(path).read(0, min(4, path.stat().st_size))
+    return not head.startswith(ARCHIVE_STARTS) and sniff(path) in ("safetensors", "unknown")
 
 
 def _inside(path: Path, folder: Path) -> bool:

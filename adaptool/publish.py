@@ -1,8 +1,8 @@
 """Publishing: a folder appears whole or not at all, and never replaces what it did not make.
 
 Everything is written into OUT.partial beside OUT, flushed, and renamed. Where OUT exists it is exchanged in
-one step (``renameat2`` with RENAME_EXCHANGE), or, where the system has none, by two renames that the next
-run repairs.
+one step (``renameat2`` with RENAME_EXCHANGE), or, where the system has none, by two renames (through
+OUT.displaced) that the next run repairs. Folders of these names that adaptool did not make are left alone.
 """
 
 from __future__ import annotations
@@ -20,28 +20,40 @@ from adaptool.errors import DiskError, UsageError
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 LOCK_NAME = ".adaptool-lock"
+"""Marks a folder being prepared as adaptool's, and is locked while a run writes into it."""
+
+Ours = Callable[[Path], bool]
+"""Whether a folder holds only what an adaptool manifest lists."""
 
 
 def partial_path(out: Path) -> Path:
     """Where ``out`` is prepared: beside it, so that a rename suffices."""
-    return out.with_name(out.name + ".partial")
+    return _beside(out, ".partial")
 
 
 def _displaced_path(out: Path) -> Path:
-    return out.with_name(out.name + ".displaced")
+    return _beside(out, ".displaced")
 
 
-def check_target(out: Path, inputs: Iterable[Path], *, overwrite: bool, ours: Callable[[Path], bool]) -> None:
-    """Refuse an OUT that would destroy something: an input, a folder around one, or files adaptool did not write.
+def _beside(out: Path, suffix: str) -> Path:
+    plain = Path(os.path.abspath(out))  # noqa: PTH100 (a last link is kept as it is)
+    return plain.with_name(plain.name + suffix)
 
-    ``ours`` tells whether a folder holds only what an adaptool manifest lists.
-    """
-    resolved = out.resolve()
+
+def check_target(out: Path, inputs: Iterable[Path], *, overwrite: bool, ours: Ours) -> None:
+    """Refuse an OUT that would destroy something: an input, a folder around one, or files adaptool did not write."""
+    if not Path(os.path.abspath(out)).name or _same(out, Path()):  # noqa: PTH100
+        raise UsageError(f"{out}: is the current folder or the root", hint="choose another --out")
     for given in inputs:
-        source = given.resolve()
-        if resolved == source or resolved in source.parents or source in resolved.parents:
-            raise UsageError(f"{out}: is, contains or lies in the input {given}", hint="choose another --out")
-    if not os.path.lexists(out) or (out.is_dir() and not any(out.iterdir())):
+        for taken in (out, partial_path(out), _displaced_path(out)):
+            if _overlap(taken.resolve(), given.resolve()):
+                raise UsageError(f"{taken}: is, contains or lies in the input {given}", hint="choose another --out")
+    for prepared in (partial_path(out), _displaced_path(out)):
+        if os.path.lexists(prepared) and not _is_ours(prepared, ours):
+            raise UsageError(
+                f"{prepared}: is in the way and was not made by adaptool", hint="move it away, or choose another --out"
+            )
+    if not os.path.lexists(out) or _is_empty(out):
         return
     if not overwrite:
         raise UsageError(f"{out}: already exists", hint="choose another --out, or add --overwrite")
@@ -52,13 +64,31 @@ def check_target(out: Path, inputs: Iterable[Path], *, overwrite: bool, ours: Ca
         )
 
 
-def repair(out: Path) -> None:
+def _overlap(one: Path, other: Path) -> bool:
+    return one == other or one in other.parents or other in one.parents
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and one.samefile(other)
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())
+
+
+def _is_ours(folder: Path, ours: Ours) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return (folder / LOCK_NAME).is_file() or _is_empty(folder) or ours(folder)
+
+
+def repair(out: Path, ours: Ours) -> None:
     """Finish or undo an exchange by two renames that a crash cut in half."""
     displaced = _displaced_path(out)
-    if not os.path.lexists(displaced):
+    if not os.path.lexists(displaced) or not _is_ours(displaced, ours):
         return
     if os.path.lexists(out):
-        shutil.rmtree(displaced, ignore_errors=True)
+        _remove(displaced)
     else:
         displaced.rename(out)
 
@@ -68,7 +98,8 @@ def locked(partial: Path) -> Iterator[None]:
     """Hold the folder being prepared; a second run on the same OUT is refused rather than interleaved."""
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(partial / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+        descriptor = os.open(partial / LOCK_NAME, flags, 0o666)
     except OSError as error:
         raise DiskError(f"{partial}: cannot be written: {error.strerror}", hint="choose another --out") from error
     try:
@@ -83,10 +114,13 @@ def locked(partial: Path) -> Iterator[None]:
 
 def publish(partial: Path, out: Path) -> None:
     """Make ``partial`` be ``out``, in one step; what was there is removed afterwards."""
+    out = Path(os.path.abspath(out))  # noqa: PTH100
     try:
+        for path in sorted(partial.rglob("*")):
+            _sync(path)
         (partial / LOCK_NAME).unlink(missing_ok=True)
         _sync(partial)
-        if out.is_dir() and not any(out.iterdir()):
+        if _is_empty(out):
             out.rmdir()
         if os.path.lexists(out):
             _exchange(partial, out)
@@ -99,12 +133,22 @@ def publish(partial: Path, out: Path) -> None:
 
 def _exchange(partial: Path, out: Path) -> None:
     if _renameat2_exchange(partial, out):
-        shutil.rmtree(partial)
+        _remove(partial)
         return
     displaced = _displaced_path(out)
     out.rename(displaced)
     partial.rename(out)
-    shutil.rmtree(displaced)
+    _remove(displaced)
+
+
+def _remove(folder: Path) -> None:
+    """Delete an old output, its manifest last: what a crash leaves is still known to be adaptool's."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in ("adaptool.json", LOCK_NAME):
+            path.unlink()
+    shutil.rmtree(folder)
 
 
 def _renameat2_exchange(one: Path, other: Path) -> bool:
@@ -115,8 +159,8 @@ def _renameat2_exchange(one: Path, other: Path) -> bool:
     return bool(function(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

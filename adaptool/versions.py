@@ -114,7 +114,9 @@ def listed_only(folder: Path) -> bool:
     if manifest is None or not str(manifest.get("schema", "")).startswith("adaptool/manifest/"):
         return False
     records = manifest.get("files")
-    listed = {str(record.get("name")) for record in records if isinstance(record, dict)} if records else set()
+    if not isinstance(records, list):
+        return False
+    listed = {str(record.get("name")) for record in records if isinstance(record, dict)}
     present = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
     return present <= listed | {MANIFEST_NAME}
 

@@ -240,6 +240,21 @@ def test_tiles_do_not_show(kind, dtype, shape, rank, tmp_path):
     assert np.array_equal(result, store.read("proj.weight"))
 
 
+@pytest.mark.parametrize("name", ["llama_plain_bf16", "gpt2_dora", "llama_kasa", "gpt_oss_experts", "tied_both_f16"])
+def test_a_merge_is_a_small_description(name, zoo):
+    """It pickles, so that a worker elsewhere can open it, and many threads read it alike."""
+    import pickle
+    from concurrent.futures import ThreadPoolExecutor
+
+    store = merged_store(zoo(name))
+    expected = {key: rows(store, key) for key in store}
+    data = pickle.dumps(merged_store(zoo(name)))
+    assert len(data) < 100_000
+    with ThreadPoolExecutor(4) as pool:
+        for copy in (pickle.loads(data), store):
+            assert expected == dict(zip(store, pool.map(lambda key: rows(copy, key), store), strict=True))  # noqa: B023
+
+
 def test_the_library_prints_nothing(zoo, tmp_path, capfd):
     merged_folder(zoo("llama_plain_bf16"), tmp_path / "out")
     assert capfd.readouterr() == ("", "")

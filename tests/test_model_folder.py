@@ -166,13 +166,14 @@ def test_a_dangling_symlink_is_passed_over(base, adapter, out):
 def test_an_hf_cache_is_copied_through_its_symlinks(base, adapter, out, tmp_path):
     snapshot = tmp_path / "hub" / "models--org--name" / "snapshots" / ("c" * 40)
     blobs = snapshot.parent.parent / "blobs"
-    snapshot.mkdir(parents=True)
+    (snapshot / "1_Pooling").mkdir(parents=True)
     blobs.mkdir()
-    for number, file in enumerate(sorted(base.iterdir())):
+    fill(base, {"1_Pooling/config.json"})
+    for number, file in enumerate(sorted(path for path in base.rglob("*") if path.is_file())):
         shutil.move(file, blobs / str(number))
-        (snapshot / file.name).symlink_to(f"../../blobs/{number}")
+        (snapshot / file.relative_to(base)).symlink_to(blobs / str(number))
     merged(snapshot, adapter, out)
-    assert {"tokenizer.json", "generation_config.json", "config.json", "model.safetensors"} <= set(tree(out))
+    assert {"tokenizer.json", "1_Pooling/config.json", "config.json", "model.safetensors"} <= set(tree(out))
     assert not any(path.is_symlink() for path in out.rglob("*"))
     assert manifest_of(out)["base"]["name"] == "org/name"
     assert manifest_of(out)["base"]["revision"] == "c" * 40

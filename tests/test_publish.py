@@ -174,11 +174,15 @@ def test_an_output_that_touches_an_input_is_refused(name, base, adapter, overwri
 @pytest.mark.parametrize("suffix", [".partial", ".displaced"])
 @pytest.mark.parametrize("which", ["base", "adapter"])
 @pytest.mark.parametrize("exists", [False, True])
-def test_an_input_where_the_output_is_prepared_is_refused(which, suffix, exists, base, adapter, out):
+@pytest.mark.parametrize("made", [False, True], ids=["foreign", "made here"])
+def test_an_input_where_the_output_is_prepared_is_refused(which, suffix, exists, made, base, adapter, out):
     """``merge --base model.partial --out model`` may not empty model.partial."""
     if exists:
         merged(base, adapter, out)
     given = {"base": base, "adapter": adapter}
+    if made:  # an earlier merge, used as a base: adaptool's own, and an input all the same
+        merged(base, adapter, base.with_name("earlier"))
+        given["base"] = base.with_name("earlier")
     given[which] = given[which].rename(out.with_name(out.name + suffix))
     before = tree(given[which])
     with pytest.raises(UsageError):

@@ -135,6 +135,8 @@ class Heard:
     def say(self, line):
         self.lines.append(line)
 
+    result = say
+
 
 def test_what_a_merge_says(tmp_path):
     from adaptool.merge_folder import MergeEstimate, MergeReport

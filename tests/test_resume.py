@@ -225,6 +225,21 @@ def own(inputs, tmp_path):
     return inputs | {name: tmp_path / "in" / name for name in ("base", "new")}
 
 
+def test_what_comes_after_the_weights_may_be_interrupted_too(inputs, tmp_path, monkeypatch):
+    """--digest-base hashes for minutes: a kill there costs the hashing, and no piece."""
+    import adaptool.provenance
+
+    def killed(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adaptool.provenance, "content_digest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            merged(inputs["base"], inputs["new"], tmp_path / "out", digest_base=True)
+    report = merged(inputs["base"], inputs["new"], tmp_path / "out", digest_base=True, resume=True)
+    assert report.resumed_pieces > 40
+
+
 def retouch(path: Path) -> None:
     """The same size, another byte, another time: what a finished download does to a file."""
     data = bytearray(path.read_bytes())

@@ -111,7 +111,8 @@ def _adapter_facts(summary: AdapterSummary, *, verbose: bool) -> Iterator[tuple[
     if not summary.targets and summary.target_modules:
         yield "targets", listed(summary.target_modules, 12), ""
     if summary.settings:
-        yield "settings", ", ".join(_setting(s.name, s.value, verbose=verbose) for s in summary.settings), ""
+        short = ((s.name, s.value if verbose or len(s.value) <= LONG_VALUE else "…") for s in summary.settings)
+        yield "settings", ", ".join(map("=".join, short)), ""
     yield from _size_facts(summary)
     yield "header hash", summary.header_digest, "dim"
     if summary.content_digest:
@@ -123,10 +124,6 @@ def _adapter_facts(summary: AdapterSummary, *, verbose: bool) -> Iterator[tuple[
     if pickled := [file.name for file in summary.files if file.pickled]:
         yield "pickled", f"{listed(pickled)}: loading with torch.load may run code; adaptool does not", "warn"
     yield from _verdict(summary)
-
-
-def _setting(name: str, value: str, *, verbose: bool) -> str:
-    return f"{name}={value if verbose or len(value) <= LONG_VALUE else '…'}"
 
 
 def _scalings(summary: AdapterSummary) -> str:
@@ -265,10 +262,9 @@ def merge_plan(console: Speaker, estimate: MergeEstimate) -> None:
     console.result(
         f"would write {estimate.out}: {size(estimate.nbytes)} of weights, {plural(len(estimate.files), 'file')}"
     )
-    unchanged = estimate.tensors - estimate.changed
     console.result(
-        f"  {plural(estimate.changed, 'tensor')} changed, {count(unchanged)} copied as they are "
-        f"({size(estimate.copied_nbytes)})"
+        f"  {plural(estimate.changed, 'tensor')} changed, "
+        f"{count(estimate.tensors - estimate.changed)} copied as they are ({size(estimate.copied_nbytes)})"
     )
     console.result(f"  about {size(estimate.memory_nbytes)} of buffers for {plural(estimate.workers, 'worker')}")
     kinds: dict[str, list[str]] = {}
@@ -296,9 +292,9 @@ def _finding(found: Any) -> str:
     """A passed check's sentence, or its numbers where it has none."""
     if hasattr(found, "sentence"):
         return str(found.sentence)
-    figures = {field.name: getattr(found, field.name) for field in fields(found)}
     return ", ".join(
-        f"{name.replace('_', ' ')} {number(value) if isinstance(value, float) else value}"
-        for name, value in figures.items()
+        f"{field.name.replace('_', ' ')} {number(value) if isinstance(value, float) else value}"
+        for field in fields(found)
+        for value in (getattr(found, field.name),)
         if isinstance(value, str | int | float) and not isinstance(value, bool)
     )

@@ -157,10 +157,14 @@ class PieceWriter:
         self._descriptors = {name: self._open(plan) for name, plan in self._plans.items()}
 
     def _open(self, plan: FilePlan) -> int:
-        descriptor = os.open(self._folder / plan.name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        if os.fstat(descriptor).st_size != plan.size:
-            os.ftruncate(descriptor, plan.size)
-        _write(descriptor, memoryview(plan.header), 0)
+        path = self._folder / plan.name
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            if os.fstat(descriptor).st_size != plan.size:
+                os.ftruncate(descriptor, plan.size)
+            _write(descriptor, memoryview(plan.header), 0)
+        except OSError as error:
+            raise DiskError(f"{path}: {error.strerror}", hint=_hint(error)) from error
         return descriptor
 
     def write(self, piece: Piece) -> None:
