@@ -17,7 +17,7 @@ from adaptool.journal import JOURNAL_NAME, Journal
 from adaptool.merge import Merged, output_prefix
 from adaptool.model_folder import card, licence_of, merged_config, side_files
 from adaptool.provenance import hub_id, merge_identity, merge_manifest
-from adaptool.publish import LOCK_NAME, check_target, locked, partial_path, publish, repair, require_space
+from adaptool.publish import LOCK_NAME, check_inputs, check_target, locked, partial_path, publish, repair, require_space
 from adaptool.sampling import SampleCheck
 from adaptool.tensors.compute import single_threaded_blas
 from adaptool.tensors.dtypes import DType, most_common
@@ -37,6 +37,9 @@ from adaptool.versions import MANIFEST_NAME, listed_only, manifest_text
 
 DEFAULT_SHARD = 5_000_000_000
 """Bytes of a weights file, where the base gives no sharding to keep."""
+
+SCRATCH = (JOURNAL_NAME, LOCK_NAME)
+"""Files of a folder being prepared that are no part of the result; the mark that it is adaptool's goes last."""
 
 Check = Callable[["MergeJob", Path], tuple[str, Any]]
 """Looks at the finished folder before it is published; gives its name and finding, or raises ParityError."""
@@ -168,9 +171,10 @@ class MergeJob:
         """Everything that can be refused before a byte is written; ``dry`` repairs nothing on the way."""
         base, partial = self.merged.plan.base, self.partial
         inputs = [base.path, *(adapter.path for adapter, _ in self.adapters)]
+        check_inputs(self.out, inputs)
         if not dry:
             repair(self.out, listed_only)
-        check_target(self.out, inputs, overwrite=self.options.overwrite, ours=listed_only)
+        check_target(self.out, overwrite=self.options.overwrite, ours=listed_only)
         held = sum(path.stat().st_blocks * 512 for path in partial.glob("*")) if partial.is_dir() else 0
         sides = sum(side.source.stat().st_size for side in self.sides)
         require_space(self.out, self.nbytes + sides + (1 << 20) - held)
@@ -231,7 +235,7 @@ class MergeJob:
         journal = Journal(partial, self.identity, resume=self.options.resume and intact, pieces=len(self.pieces))
         if journal.done is None:
             for path in partial.iterdir():
-                if path.name not in (JOURNAL_NAME, LOCK_NAME):
+                if path.name not in SCRATCH:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             if self.options.resume:
                 self.remarks.append("nothing to resume: there was no unfinished merge of these same inputs")
@@ -255,8 +259,7 @@ class MergeJob:
         """The files beside the weights, the checks, the manifest last, then the rename."""
         self._write_sides(partial)
         findings = dict(check(self, partial) for check in self.options.checks)
-        (partial / JOURNAL_NAME).unlink(missing_ok=True)
-        present = sorted(path for path in partial.rglob("*") if path.is_file() and path.name != LOCK_NAME)
+        present = sorted(path for path in partial.rglob("*") if path.is_file() and path.name not in SCRATCH)
         files = [(str(path.relative_to(partial)), path.stat().st_size) for path in present]
         manifest = merge_manifest(
             self.merged,
@@ -268,7 +271,7 @@ class MergeJob:
             notes=self.notes,
         )
         (partial / MANIFEST_NAME).write_text(manifest_text(manifest), encoding="utf-8", errors="replace")
-        publish(partial, self.out)
+        publish(partial, self.out, SCRATCH)
         self._report = MergeReport(
             self.out,
             len(self.output),
@@ -301,7 +304,7 @@ class MergeJob:
             _write_json(partial / "config.json", config)
         bases = sorted({name for a, _ in self.adapters if (name := hub_id(a.config.base_model))})
         made_of = [a.name if weight == 1 else f"{a.name} (weight {weight:g})" for a, weight in self.adapters]
-        text = card(bases, made_of, licence_of(plan.base.folder))
+        text = card(bases, made_of, licence_of(plan.base.folder), transformers=config is not None)
         (partial / "README.md").write_text(text, encoding="utf-8", errors="replace")
 
 

@@ -160,14 +160,22 @@ def _set_head(plan: Plan, config: dict[str, Any], task_type: str | None) -> None
             config["label2id"] = {f"LABEL_{i}": i for i in range(labels)}
 
 
-def card(base_names: list[str], adapters: list[str], licence: str | None) -> str:
+def card(base_names: list[str], adapters: list[str], licence: str | None, *, transformers: bool = True) -> str:
     """README.md of a merged model: the metadata the Hub reads, and how it was made; nothing invented."""
     lines = ["---"]
     if base_names:
         lines += ["base_model:", *[f"- {json.dumps(name)}" for name in base_names], "base_model_relation: merge"]
     if licence:
         lines.append(f"license: {licence}")
-    lines += ["library_name: transformers", "tags:", "- merge", "- lora", "- adaptool", "---", ""]
+    lines += [
+        *(["library_name: transformers"] if transformers else []),
+        "tags:",
+        "- merge",
+        "- lora",
+        "- adaptool",
+        "---",
+        "",
+    ]
     made = "\n".join(f"- `{name}`" for name in adapters)
     lines += [
         "# Merged model",

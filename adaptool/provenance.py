@@ -45,10 +45,12 @@ def base_name(base: BaseModel) -> str:
 
 def origin_note(adapter: Adapter, base: BaseModel, *, onto_nf4: bool = False) -> str | None:
     """What the user should know where the named base and the given one are not plainly the same."""
-    named = adapter.config.base_model
+    trained_on = adapter.config.base_model
     given = base_name(base)
-    if named is None:
+    if trained_on is None:
         return f"{adapter.name} does not name the base it was trained on; merging onto {given}"
+    # a path of the training machine says nothing here but for its last part
+    named = hub_id(trained_on) or re.split(r"[/\\]", trained_on.rstrip("/\\"))[-1]
     if QUANTISED_NAME.search(named) and not onto_nf4 and not isinstance(base.store, Bnb4bit):
         return (
             f"{adapter.name} was trained on {named}, a quantised model; merging onto {given} in 16 bits. Training saw "

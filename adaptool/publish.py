@@ -40,14 +40,18 @@ def _beside(out: Path, suffix: str) -> Path:
     return plain.with_name(plain.name + suffix)
 
 
-def check_target(out: Path, inputs: Iterable[Path], *, overwrite: bool, ours: Ours) -> None:
-    """Refuse an OUT that would destroy something: an input, a folder around one, or files adaptool did not write."""
+def check_inputs(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an OUT, or a place it is prepared in, that is an input, holds one or lies in one."""
     if not Path(os.path.abspath(out)).name or _same(out, Path()):  # noqa: PTH100
         raise UsageError(f"{out}: is the current folder or the root", hint="choose another --out")
     for given in inputs:
         for taken in (out, partial_path(out), _displaced_path(out)):
             if _overlap(taken.resolve(), given.resolve()):
                 raise UsageError(f"{taken}: is, contains or lies in the input {given}", hint="choose another --out")
+
+
+def check_target(out: Path, *, overwrite: bool, ours: Ours) -> None:
+    """Refuse an OUT that would destroy files adaptool did not write."""
     for prepared in (partial_path(out), _displaced_path(out)):
         if os.path.lexists(prepared) and not _is_ours(prepared, ours):
             raise UsageError(
@@ -112,13 +116,14 @@ def locked(partial: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def publish(partial: Path, out: Path) -> None:
-    """Make ``partial`` be ``out``, in one step; what was there is removed afterwards."""
+def publish(partial: Path, out: Path, scratch: Iterable[str] = (LOCK_NAME,)) -> None:
+    """Make ``partial`` without its ``scratch`` files be ``out``, in one step; what was there is removed afterwards."""
     out = Path(os.path.abspath(out))  # noqa: PTH100
     try:
         for path in sorted(partial.rglob("*")):
             _sync(path)
-        (partial / LOCK_NAME).unlink(missing_ok=True)
+        for name in scratch:
+            (partial / name).unlink(missing_ok=True)
         _sync(partial)
         if _is_empty(out):
             out.rmdir()

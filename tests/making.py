@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptool.api import merge
+from adaptool.errors import AdaptoolError
 from adaptool.merge_folder import MergeOptions, MergeReport
 
 STORAGE = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "U8": np.uint8}
@@ -153,3 +154,12 @@ def merged(base: Path, adapter: Path, out: Path, **options: Any) -> MergeReport:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, by name: what "whole" and "untouched" are compared by."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def refusal_of(action: Callable[[], object]) -> AdaptoolError | None:
+    """The worded error that ``action`` raises, None where it succeeds; any other error is a test's failure."""
+    try:
+        action()
+    except AdaptoolError as error:
+        return error
+    return None

@@ -111,7 +111,9 @@ def test_no_command_prints_the_help(run):
     assert "Commands:" in stdout
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("inspct", "inspect"), ("mrge", "merge"), ("verfy", "verify"), ("shema", "schema")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("inspct", "inspect"), ("mrge", "merge"), ("verfy", "verify"), ("shema", "schema")]
+)
 def test_did_you_mean(run, typed, meant):
     code, stdout, stderr = run(typed, "x")
     assert (code, stdout) == (2, "")
@@ -286,8 +288,8 @@ def test_a_weight_reaches_the_merge(run, base, adapter, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("5GB", 5 * 10**9), ("500MB", 5 * 10**8), ("1GiB", 2**30), ("1.5KB", 1500), ("1048576", 1048576), (" 2 g ", 2 * 10**9),
-     ("10B", 10), ("1tb", 10**12)],
+    [("5GB", 5 * 10**9), ("500MB", 5 * 10**8), ("1GiB", 2**30), ("1.5KB", 1500), ("1048576", 1048576),
+     (" 2 g ", 2 * 10**9), ("10B", 10), ("1tb", 10**12)],
 )  # fmt: skip
 def test_sizes(text, size):
     assert size == parse_size(text)
@@ -311,7 +313,12 @@ def evil_adapter(folder: Path) -> str:
 
 def is_tame(text: str) -> bool:
     """Nothing in it moves the cursor, changes a colour, rings a bell or turns the line around."""
-    return not any(ord(c) < 32 and c not in "\n" or 127 <= ord(c) < 160 or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069" for c in text)  # fmt: skip
+    return not any(
+        (ord(c) < 32 and c not in "\n")
+        or 127 <= ord(c) < 160
+        or c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+        for c in text
+    )
 
 
 def test_control_characters_in_names_are_escaped(run, base, out, tmp_path):
@@ -323,7 +330,9 @@ def test_control_characters_in_names_are_escaped(run, base, out, tmp_path):
 
 @pytest.mark.parametrize("flag", [[], ["--json"], ["--base", "BASE"]], ids=str)
 def test_control_characters_are_escaped_by_inspect(run, base, tmp_path, flag):
-    _, stdout, stderr = run("-v", "inspect", evil_adapter(tmp_path / "evil"), *[base if word == "BASE" else word for word in flag])
+    _, stdout, stderr = run(
+        "-v", "inspect", evil_adapter(tmp_path / "evil"), *[base if word == "BASE" else word for word in flag]
+    )
     assert is_tame(stdout)
     assert is_tame(stderr)
     assert not [line for line in (stdout + stderr).splitlines() if line.startswith("error: all your base")]
@@ -365,7 +374,9 @@ def test_a_traceback_only_when_asked(base, out, tmp_path):
     plain = in_a_shell("merge", tmp_path / "nowhere", "--base", base, "--out", out)
     assert plain.returncode == 3
     assert "Traceback" not in plain.stderr
-    asked = in_a_shell("merge", tmp_path / "nowhere", "--base", base, "--out", out, env=os.environ | {"ADAPTOOL_DEBUG": "1"})
+    asked = in_a_shell(
+        "merge", tmp_path / "nowhere", "--base", base, "--out", out, env=os.environ | {"ADAPTOOL_DEBUG": "1"}
+    )
     assert asked.returncode == 3
     assert "Traceback" in asked.stderr
 
@@ -382,7 +393,10 @@ def test_a_bug_is_called_one(run, base, adapter, out, monkeypatch):
     assert "ADAPTOOL_DEBUG=1" in stderr
 
 
-@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (MemoryError(), 3), (PermissionError(13, "Permission denied", "/x"), 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(KeyboardInterrupt(), 130), (MemoryError(), 3), (PermissionError(13, "Permission denied", "/x"), 3)],
+)
 def test_other_ends(run, base, adapter, out, monkeypatch, error, code):
     def ends(*_: object, **__: object):
         raise error
@@ -421,7 +435,11 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize("args", [["--help"], ["merge", "--help"], ["inspect", "ADAPTER"], ["merge", "ADAPTER", "--base", "BASE", "--out", "OUT"]], ids=lambda a: " ".join(a)[:14])  # fmt: skip
+@pytest.mark.parametrize(
+    "args",
+    [["--help"], ["merge", "--help"], ["inspect", "ADAPTER"], ["merge", "ADAPTER", "--base", "BASE", "--out", "OUT"]],
+    ids=lambda a: " ".join(a)[:14],
+)
 def test_torch_is_never_imported(base, adapter, out, args):
     words = {"BASE": base, "ADAPTER": adapter, "OUT": out}
     script = IMPORTS.format(heavy=HEAVY)
@@ -431,10 +449,17 @@ def test_torch_is_never_imported(base, adapter, out, args):
     assert found.stderr.splitlines()[-1] == "[]"
 
 
+TIMED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)
+"""
+
+
 def cpu_seconds(*args: object) -> float:
     """User and system time of a command, the best of three: other work on the machine is not its fault."""
-    script = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL); u = resource.getrusage(resource.RUSAGE_CHILDREN); print(u.ru_utime + u.ru_stime)"  # fmt: skip
-    command = [sys.executable, "-c", script, *RUN, *map(str, args)]
+    command = [sys.executable, "-c", TIMED, *RUN, *map(str, args)]
     return min(float(subprocess.check_output(command, text=True, timeout=60)) for _ in range(3))
 
 

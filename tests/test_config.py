@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making import edit_json, llama, lora, lora_config, write_json
+from making import edit_json, llama, lora, lora_config, refusal_of, write_json
 
 from adaptool.adapters.adapter import open_adapter
 from adaptool.adapters.config import CONFIG_LIMIT, AdapterConfig, first_match, matches, read_config
@@ -99,7 +99,9 @@ def test_ranks_are_positive_whole_numbers(value):
         config(rank_pattern={"q_proj": value}).rank_of("a.q_proj")
 
 
-@pytest.mark.parametrize("value", ["16", True, None, [16], float("nan"), float("inf"), {}, 10**400], ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize(
+    "value", ["16", True, None, [16], float("nan"), float("inf"), {}, 10**400], ids=lambda v: str(v)[:9]
+)
 def test_alphas_are_finite_numbers(value):
     with pytest.raises(FormatError, match="lora_alpha must be"):
         _ = config(lora_alpha=value).alpha
@@ -156,8 +158,9 @@ def test_the_type_is_a_name(value):
 
 KEYS = [
     "q_proj", "proj", "_proj", "^q_proj", "self_attn.q_proj", ".q_proj", "layers.0.*", r"layers\.\d+\.mlp\.up_proj",
-    ".*", "", "model", r".*\.(q|k)_proj", "q_proj$", "q_proj|up_proj", "(q|up)_proj", "Q_PROJ", "(?i)Q_PROJ", "a.b", "a|b",
-    r"\d+", "q.proj", "[a-z_]+", "q_proj{1}", "q_projx?", r"(?:model\.)?q_proj", "(?P<x>q)_proj", r"\bq_proj", r"q\_proj",
+    ".*", "", "model", r".*\.(q|k)_proj", "q_proj$", "q_proj|up_proj", "(q|up)_proj", "Q_PROJ", "(?i)Q_PROJ", "a.b",
+    "a|b", r"\d+", "q.proj", "[a-z_]+", "q_proj{1}", "q_projx?", r"(?:model\.)?q_proj", "(?P<x>q)_proj", r"\bq_proj",
+    r"q\_proj",
     "model.layers.11", "layers.1", r"(?<=self_attn\.)q_proj", "q_proj{e}", "(?:q_proj){e<=1}", r"q_pro\p{L}", "x{i<=3}",
 ]  # fmt: skip
 
@@ -219,12 +222,10 @@ RUNAWAYS = {
 @pytest.mark.parametrize("name", RUNAWAYS)
 def test_a_pattern_that_runs_away_is_stopped(name):
     start = time.process_time()
-    try:
-        matched = first_match([RUNAWAYS[name]], "a" * 60 + "!", "here")
-    except FormatError as error:
-        assert len(error.message) < 1000, "an error is a line, not the pattern"
-    else:
-        assert matched is None
+    found: list[str | None] = []
+    error = refusal_of(lambda: found.append(first_match([RUNAWAYS[name]], "a" * 60 + "!", "here")))
+    assert (error is None) == (found == [None])
+    assert error is None or len(error.message) < 1000, "an error is a line, not the pattern"
     assert time.process_time() - start < SECONDS
 
 
@@ -234,9 +235,7 @@ def test_many_slow_patterns_are_stopped(tmp_path):
     slow = {f"(?:{'[a-z._]*' * 6}){number}" for number in range(40)}
     edit_json(adapter / "adapter_config.json", rank_pattern=dict.fromkeys(slow, 4))
     start = time.process_time()
-    with pytest.raises(AdaptoolError):
-        merge([(adapter, 1.0)], llama(tmp_path / "base"), tmp_path / "out")
-        raise FormatError("soon enough is good enough")
+    refusal_of(lambda: merge([(adapter, 1.0)], llama(tmp_path / "base"), tmp_path / "out"))
     assert time.process_time() - start < 5 * SECONDS
 
 
@@ -245,7 +244,24 @@ def test_a_pattern_is_matched_from_the_start():
     assert not matches("b", "ab", "here")
 
 
-JUNK = [0, -1, True, 1.5, "x", "", [], ["x"], [1], [None], {}, {"x": 1}, {"q_proj": "x"}, {"nblocks": "x"}, 10**400, "a\0b"]
+JUNK = [
+    0,
+    -1,
+    True,
+    1.5,
+    "x",
+    "",
+    [],
+    ["x"],
+    [1],
+    [None],
+    {},
+    {"x": 1},
+    {"q_proj": "x"},
+    {"nblocks": "x"},
+    10**400,
+    "a\0b",
+]
 FIELDS = [
     "alora_invocation_tokens", "alpha_pattern", "arrow_config", "auto_mapping", "base_model_name_or_path", "bias",
     "ensure_weight_tying", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights", "kasa_config",

@@ -44,8 +44,10 @@ def config_of(out: Path) -> dict:
 
 
 COPIED = {
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "vocab.txt", "spiece.model", "tokenizer.model", "generation_config.json", "chat_template.jinja", "chat_template.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt",
+    "vocab.txt", "spiece.model", "tokenizer.model", "generation_config.json", "chat_template.jinja",
+    "chat_template.json",
     "preprocessor_config.json", "processor_config.json", "LICENSE", "LICENSE.txt", "LICENCE.md", "NOTICE", "NOTICE.txt",
     "USE_POLICY.md", "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json",
     "qwen.tiktoken", "1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors",
@@ -100,7 +102,9 @@ def test_python_of_an_adapter_never(base, adapter, out):
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.txt", "LICENSE", "1_Pooling/config.json", "2_Dense/model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["tokenizer.model", "vocab.txt", "LICENSE", "1_Pooling/config.json", "2_Dense/model.safetensors"]
+)
 def test_a_pickle_by_any_name_is_left(base, adapter, out, name, protocol):
     (base / name).parent.mkdir(exist_ok=True)
     (base / name).write_bytes(pickle.dumps({"a": [os.getcwd]}, protocol))
@@ -241,7 +245,10 @@ def test_the_newer_name_of_the_type_is_kept(base, adapter, out):
 def test_a_nested_text_config_is_edited_too(adapter, out, tmp_path):
     base = llama(tmp_path / "tied", tied=True)
     config = json.loads((base / "config.json").read_text())
-    write_json(base / "config.json", config | {"text_config": {"vocab_size": 40, "torch_dtype": "float32", "tie_word_embeddings": True}})  # fmt: skip
+    write_json(
+        base / "config.json",
+        config | {"text_config": {"vocab_size": 40, "torch_dtype": "float32", "tie_word_embeddings": True}},
+    )
     head = {f"{PREFIX}lm_head.weight": ("F32", numbers("F32", (40, 64), 7))}
     merged(base, lora(tmp_path / "head", extra=head, modules_to_save=["lm_head"]), out)
     text = config_of(out)["text_config"]
@@ -258,7 +265,9 @@ def test_the_tie_flag_is_true_to_the_weights(out, tmp_path, saved, expected):
 
 
 def test_a_resized_vocabulary_is_in_the_config(base, out, tmp_path):
-    rows = {f"{PREFIX}{name}.weight": ("F32", numbers("F32", (43, 64), 7)) for name in ("model.embed_tokens", "lm_head")}
+    rows = {
+        f"{PREFIX}{name}.weight": ("F32", numbers("F32", (43, 64), 7)) for name in ("model.embed_tokens", "lm_head")
+    }
     merged(base, lora(tmp_path / "resized", extra=rows), out)
     assert config_of(out)["vocab_size"] == 43
     assert manifest_of(out)["recipe"]["resizes_vocabulary"] == 43
@@ -297,13 +306,17 @@ def test_the_card_says_what_the_hub_reads(base, adapter, out):
     assert metadata["library_name"] == "transformers"
 
 
-@pytest.mark.parametrize("named", [None, "/home/me/llama", "../llama", "C:\\models\\llama", "org/na: me", "a/b\nlicense: mit"])
+@pytest.mark.parametrize(
+    "named", [None, "/home/me/llama", "../llama", "C:\\models\\llama", "org/na: me", "a/b\nlicense: mit"]
+)
 def test_what_is_no_hub_id_is_not_claimed(base, out, tmp_path, named):
     merged(base, lora(tmp_path / "a", base_model_name_or_path=named), out)
     text = (out / "README.md").read_text()
     assert "base_model" not in front_matter(text)
     assert "license" not in front_matter(text)
-    assert "/home/me" not in "".join(data.decode("latin-1") for name, data in tree(out).items() if "safetensors" not in name)
+    assert "/home/me" not in "".join(
+        data.decode("latin-1") for name, data in tree(out).items() if "safetensors" not in name
+    )
 
 
 def test_no_path_of_this_machine_is_published(base, adapter, out, tmp_path):
@@ -390,8 +403,10 @@ def test_a_digest_ignores_order_and_files(adapter, tmp_path):
 
 
 LOADED = [
-    "llama_plain_bf16", "llama_sharded", "llama_seqcls_on_causal", "bert_seqcls_on_bare", "gpt2_bare_base", "tied_head_bf16",
-    "tied_embed_bf16", "tied_save_embed", "llama_resized_saved", "tied_resized_saved", "gpt_neox_save_head", "t5_untied",
+    "llama_plain_bf16", "llama_sharded", "llama_seqcls_on_causal", "bert_seqcls_on_bare", "gpt2_bare_base",
+    "tied_head_bf16",
+    "tied_embed_bf16", "tied_save_embed", "llama_resized_saved", "tied_resized_saved", "gpt_neox_save_head",
+    "t5_untied",
     "vit_classifier", "llama_pickled", "gemma3_text_all", "gpt_oss_experts",
 ]  # fmt: skip
 
@@ -425,4 +440,7 @@ def test_transformers_loads_it_whole(name, zoo, out):
     for key, tensor in expected.items():
         assert torch.allclose(tensor.float(), result[key].float(), rtol=2.0**-20, atol=2.0**-24), key
     if name != "gpt2_bare_base":  # whose config names the class without a head, and goes on doing so
-        assert config_of(out)["architectures"] == json.loads((built.merged_dir / "config.json").read_text())["architectures"]
+        assert (
+            config_of(out)["architectures"]
+            == json.loads((built.merged_dir / "config.json").read_text())["architectures"]
+        )

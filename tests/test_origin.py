@@ -33,14 +33,16 @@ def test_hub_ids(name):
 
 @pytest.mark.parametrize(
     "name",
-    [None, "", "name", "/org/name", "./org/name", "../name", "a/b/c", "org/", "/name", "org/na me", "org/name\n", "~/name",
-     "C:\\org\\name", "-x/y", ".x/y", "org/" + "x" * 200, "a/b:c", "s3://a/b", "../../etc/passwd"],
+    [None, "", "name", "/org/name", "./org/name", "../name", "a/b/c", "org/", "/name", "org/na me", "org/name\n",
+     "~/name", "C:\\org\\name", "-x/y", ".x/y", "org/" + "x" * 200, "a/b:c", "s3://a/b", "../../etc/passwd"],
 )  # fmt: skip
 def test_what_is_no_hub_id(name):
     assert hub_id(name) is None
 
 
-@pytest.mark.parametrize("named", ["org/llama-3-8b", "org/Llama-3-8B", "/home/me/llama-3-8b/", "llama-3-8b", "C:\\m\\llama-3-8b"])
+@pytest.mark.parametrize(
+    "named", ["org/llama-3-8b", "org/Llama-3-8B", "/home/me/llama-3-8b/", "llama-3-8b", "C:\\m\\llama-3-8b"]
+)
 def test_the_same_model_needs_no_note(tmp_path, named):
     assert note(tmp_path, named) is None
 
@@ -58,8 +60,9 @@ def test_a_base_unnamed_is_said(tmp_path):
 
 @pytest.mark.parametrize(
     "named",
-    ["unsloth/llama-3-8b-bnb-4bit", "unsloth/llama-3-8b-unsloth-bnb-4bit", "TheBloke/llama-3-8b-AWQ", "org/llama-3-8b-GPTQ",
-     "TheBloke/llama-3-8b-GPTQ-v2", "org/llama-3-8b.fp8", "org/llama-3-8b_int4", "org/llama-3-8b-4bit", "org/llama-3-8b-int8"],
+    ["unsloth/llama-3-8b-bnb-4bit", "unsloth/llama-3-8b-unsloth-bnb-4bit", "TheBloke/llama-3-8b-AWQ",
+     "org/llama-3-8b-GPTQ", "TheBloke/llama-3-8b-GPTQ-v2", "org/llama-3-8b.fp8", "org/llama-3-8b_int4",
+     "org/llama-3-8b-4bit", "org/llama-3-8b-int8"],
 )  # fmt: skip
 def test_a_quantised_sibling_is_said(tmp_path, named):
     said = note(tmp_path, named)

@@ -1,4 +1,4 @@
-"""Interruptions: whatever moment a merge is killed at, the old output is whole or the new one complete, and it resumes."""
+"""Interruptions: killed at whatever moment, the old output is whole or the new one complete, and the merge resumes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,13 @@ def inputs(tmp_path_factory):
     new, old = lora(folder / "new", layers=LAYERS), lora(folder / "old", layers=LAYERS, rank=2)
     merged(base, new, folder / "out-new")
     merged(base, old, folder / "out-old")
-    return {"base": base, "new": new, "old": old, "new tree": tree(folder / "out-new"), "old tree": tree(folder / "out-old")}  # fmt: skip
+    return {
+        "base": base,
+        "new": new,
+        "old": old,
+        "new tree": tree(folder / "out-new"),
+        "old tree": tree(folder / "out-old"),
+    }
 
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -207,7 +213,9 @@ def test_without_resume_all_is_done_again(inputs, tmp_path, written):
 def test_interrupted_again_and_again(inputs, tmp_path):
     out = tmp_path / "out"
     for round_ in range(1, 6):
-        run = iter(merge([(inputs["new"], 1.0)], inputs["base"], out, options=MergeOptions(workers=2, resume=round_ > 1)))  # fmt: skip
+        run = iter(
+            merge([(inputs["new"], 1.0)], inputs["base"], out, options=MergeOptions(workers=2, resume=round_ > 1))
+        )
         for _ in range(6):
             next(run)
         run.close()
@@ -279,7 +287,13 @@ def test_another_recipe_is_not_resumed(options, inputs, tmp_path):
 def test_another_merge_is_not_resumed(more, inputs, tmp_path):
     interrupted(inputs, tmp_path / "out")
     weight, rounding = more.get("weight", 1.0), more.get("rounding", "once")
-    job = merge([(inputs["new"], weight)], inputs["base"], tmp_path / "out", rounding=rounding, options=MergeOptions(resume=True))  # fmt: skip
+    job = merge(
+        [(inputs["new"], weight)],
+        inputs["base"],
+        tmp_path / "out",
+        rounding=rounding,
+        options=MergeOptions(resume=True),
+    )
     for _ in job:
         pass
     assert job.report.resumed_pieces == 0
@@ -382,7 +396,11 @@ def test_an_io_error_in_the_journal_is_worded(inputs, tmp_path, monkeypatch):
 
 
 CLI = "import sys; from adaptool.cli.main import run; run()"
-SLOW = "import time, adaptool.journal as j; r = j.Journal.record; j.Journal.record = lambda s, n: (time.sleep(.05), r(s, n))[1]; "
+SLOW = """
+import time, adaptool.journal as j
+record = j.Journal.record
+j.Journal.record = lambda self, number: (time.sleep(0.05), record(self, number))[1]
+"""
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -391,7 +409,17 @@ def test_ctrl_c(exists, inputs, tmp_path):
     out = tmp_path / "out"
     if exists:
         old_output(inputs, out)
-    command = ["merge", str(inputs["new"]), "--base", str(inputs["base"]), "--out", str(out), "--workers", "2", "--overwrite"]
+    command = [
+        "merge",
+        str(inputs["new"]),
+        "--base",
+        str(inputs["base"]),
+        "--out",
+        str(out),
+        "--workers",
+        "2",
+        "--overwrite",
+    ]
     process = subprocess.Popen([sys.executable, "-c", SLOW + CLI, *command], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
     while len(recorded(partial_path(out))) < 4 and time.monotonic() < deadline:

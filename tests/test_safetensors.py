@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from making import entry, llama, numbers, pack, tree, write_json, write_tensors
+from making import entry, llama, numbers, pack, refusal_of, tree, write_json, write_tensors
 
 from adaptool.adapters.base import open_base
 from adaptool.errors import AdaptoolError, DiskError, FormatError, NotFoundError
@@ -40,6 +40,7 @@ TORCH = {
 }  # fmt: skip
 TWO = {"a": entry("F32", [2], 0, 8), "b": entry("F32", [1], 8, 12)}
 DATA = bytes(12)
+A = json.dumps(TWO["a"]).encode()
 
 
 def written(folder: Path, header: object, data: bytes = DATA) -> Path:
@@ -62,9 +63,9 @@ def bits(tensor) -> bytes:
 def test_every_type_is_read_as_the_reference_reads_it(tmp_path):
     generator = torch.Generator().manual_seed(0)
     tensors = {
-        name: torch.randint(0, 2 if name == "BOOL" else 256, (3, 4, kind.itemsize), dtype=torch.uint8, generator=generator)
+        name: torch.randint(0, 2 if name == "BOOL" else 256, (3, 4 * kind.itemsize), generator=generator)
+        .to(torch.uint8)
         .view(kind)
-        .reshape(3, 4)
         for name, kind in TORCH.items()
     }  # fmt: skip
     save_file(tensors, tmp_path / "x.safetensors", metadata={"format": "pt", "ünï": "çode"})
@@ -89,7 +90,9 @@ def test_shapes(tmp_path, shape):
     assert len(content_digest(store)) == 64
 
 
-@pytest.mark.parametrize(("kind", "columns", "nbytes"), [("F4", 8, 4), ("F4", 2, 1), ("F6_E2M3", 4, 3), ("F6_E3M2", 8, 6)])
+@pytest.mark.parametrize(
+    ("kind", "columns", "nbytes"), [("F4", 8, 4), ("F4", 2, 1), ("F6_E2M3", 4, 3), ("F6_E3M2", 8, 6)]
+)
 def test_packed_types_are_read_by_whole_bytes(tmp_path, kind, columns, nbytes):
     data = bytes(range(1, 3 * nbytes + 1))
     store = open_safetensors(written(tmp_path, {"t": entry(kind, [3, columns], 0, len(data))}, data))
@@ -180,7 +183,7 @@ LAYOUTS = {
     "a number of thousands of digits": pack(b'{"a":' + b"9" * 10_000 + b"}"),
     "not a number": pack(b'{"a":{"dtype":"F32","shape":[NaN],"data_offsets":[0,0]}}'),
     "infinity": pack(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,Infinity]}}'),
-    "a key twice": pack(b'{"a":' + json.dumps(TWO["a"]).encode() + b',"a":' + json.dumps(TWO["a"]).encode() + b"}", bytes(8)),
+    "a key twice": pack(b'{"a":%b,"a":%b}' % (A, A), bytes(8)),
     "an inner key twice": pack(b'{"a":{"dtype":"F32","dtype":"I32","shape":[2],"data_offsets":[0,8]}}', bytes(8)),
     "metadata twice": pack(b'{"__metadata__":{},"__metadata__":{"a":"b"}}'),
     "an empty file": b"",
@@ -252,10 +255,8 @@ def test_large_hostile_headers_are_refused_soon(header, tmp_path):
     path = tmp_path / "x.safetensors"
     path.write_bytes(pack(header))
     start = time.process_time()
-    try:
-        open_safetensors(path)
-    except FormatError as error:
-        assert len(error.message) < 1000, "an error is a line, not the header"
+    error = refusal_of(lambda: open_safetensors(path))
+    assert error is None or len(error.message) < 1000, "an error is a line, not the header"
     assert time.process_time() - start < SECONDS
 
 
@@ -301,10 +302,8 @@ def test_only_worded_errors_escape_any_json(tmp_path, header):
 
 @given(st.binary(max_size=40))
 def test_parsing_json_raises_only_format_errors(data):
-    try:
-        parse_json(data, "here")
-    except FormatError as error:
-        assert "here" in error.message
+    error = refusal_of(lambda: parse_json(data, "here"))
+    assert error is None or (type(error) is FormatError and "here" in error.message)
 
 
 def test_what_is_no_file(tmp_path):
@@ -332,7 +331,9 @@ def test_a_sharded_checkpoint_is_the_sum_of_its_shards(tmp_path):
     single = open_safetensors(llama(tmp_path / "one") / "model.safetensors")
     assert set(single) == set(store)
     assert content_digest(single) == content_digest(store)
-    assert {shard_of(store, name) for name in store} == {f"model-{i}-of-00003.safetensors" for i in ("00001", "00002", "00003")}  # fmt: skip
+    assert {shard_of(store, name) for name in store} == {
+        f"model-{i}-of-00003.safetensors" for i in ("00001", "00002", "00003")
+    }
 
 
 def test_an_index_alone_and_its_folder_are_the_same_base(tmp_path):

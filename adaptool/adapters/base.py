@@ -41,7 +41,8 @@ class BaseModel:
     @property
     def model_type(self) -> str | None:
         """transformers' name for the architecture."""
-        return self.config.get("model_type") if self.config else None
+        named = self.config.get("model_type") if self.config else None
+        return named if isinstance(named, str) else None
 
     @cached_property
     def text_config(self) -> Mapping[str, Any]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,12 @@ from adaptool.tensors.jsons import parse_json
 CONFIG_NAME = "adapter_config.json"
 CONFIG_LIMIT = 4 << 20
 """Bytes: AdaLoRA's boolean masks are the largest real configs, well under this."""
+
+LARGEST_ALPHA = 1e30
+"""Beyond this, α/r·ΔW is no number in float32."""
+
+PATTERN_LENGTH = 2000
+"""Characters: the longest that tools write list every projection of a model in a few hundred."""
 
 PATTERN_SECONDS = 0.25
 """A pattern is matched against one short module name; more than this is a pattern that runs away."""
@@ -45,22 +53,28 @@ class AdapterConfig:
     @property
     def base_model(self) -> str | None:
         """What the adapter says it was trained on: a hub id or a path."""
-        return self.fields.get("base_model_name_or_path") or None
+        return self._text("base_model_name_or_path")
 
     @property
     def revision(self) -> str | None:
         """The base's revision, where the training pinned one."""
-        return self.fields.get("revision") or None
+        return self._text("revision")
 
     @property
     def task_type(self) -> str | None:
         """CAUSAL_LM, SEQ_CLS, …"""
-        return self.fields.get("task_type") or None
+        return self._text("task_type")
 
     @property
     def peft_version(self) -> str | None:
         """The PEFT that saved it (written from 0.18 on)."""
-        return self.fields.get("peft_version") or None
+        return self._text("peft_version")
+
+    def _text(self, name: str) -> str | None:
+        value = self.fields.get(name) or None
+        if value is not None and not isinstance(value, str):
+            raise FormatError(f"{self.where}: {name} must be text, not {value!r}")
+        return value
 
     def flag(self, name: str) -> bool:
         """A boolean field, False where absent or null."""
@@ -113,9 +127,10 @@ class AdapterConfig:
         return value
 
     def _alpha(self, name: str, value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise FormatError(f"{self.where}: {name} must be a finite number, not {value!r}")
-        return value
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST_ALPHA
+        if not number:  # NaN is not <= anything
+            raise FormatError(f"{self.where}: {name} must be a finite number, not {str(value)[:40]}")
+        return value  # type: ignore[return-value]
 
     def to_json(self) -> str:
         """The file's text: every field, in its order."""
@@ -145,10 +160,23 @@ def first_match(patterns: Iterable[str], module: str, where: str) -> str | None:
 
 
 def matches(pattern: str, module: str, where: str) -> bool:
-    """Whether ``pattern`` matches from the start of ``module``, within a time limit."""
+    """Whether ``pattern`` matches from the start of ``module``, as ``re.match`` would, within a time limit.
+
+    The standard library cannot be stopped, so it only judges the syntax; ``regex`` matches.
+    """
+    if len(pattern) > PATTERN_LENGTH:
+        raise FormatError(f"{where}: a pattern of {len(pattern)} characters", hint="list the modules' names instead")
     try:
-        return regex.match(pattern, module, timeout=PATTERN_SECONDS) is not None
-    except regex.error as error:
-        raise FormatError(f"{where}: {pattern!r} is not a regular expression: {error}") from None
+        return regex.match(_as_stdlib(pattern), module, timeout=PATTERN_SECONDS) is not None
+    except (re.error, regex.error, RecursionError, OverflowError) as error:
+        raise FormatError(f"{where}: {pattern[:60]!r} is not a regular expression: {error}") from None
     except TimeoutError:
-        raise FormatError(f"{where}: the pattern {pattern!r} takes too long to match") from None
+        raise FormatError(f"{where}: the pattern {pattern[:60]!r} takes too long to match") from None
+
+
+@lru_cache(maxsize=1024)
+def _as_stdlib(pattern: str) -> str:
+    """``pattern`` with what only ``regex`` reads as fuzzy matching made literal; re.error where it is no pattern."""
+    with warnings.catch_warnings(action="ignore"):
+        re.compile(pattern)
+    return re.sub(r"(\\.)|\{(?!\d*,?\d*\})", lambda found: found[1] or r"\{", pattern, flags=re.DOTALL)
