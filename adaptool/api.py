@@ -14,17 +14,17 @@ from adaptool.adapters.adapter import Adapter, open_adapter
 from adaptool.adapters.base import BaseModel, open_base
 from adaptool.archs.linear import quantised_by_training
 from adaptool.errors import UnsupportedError, UsageError
-from adaptool.merge import Rounding
-from adaptool.merge import merge as merge_store
-from adaptool.merge_folder import MergeJob, MergeOptions
-from adaptool.provenance import origin_note
+from adaptool.merging.folder import MergeJob, MergeOptions
+from adaptool.merging.merged import Rounding
+from adaptool.merging.merged import merge as merge_store
+from adaptool.merging.provenance import origin_note
 from adaptool.tensors.bnb import Bnb4bit, NF4RoundTrip
 from adaptool.tensors.compute import compute_for
 from adaptool.tensors.locate import locate
 
 if TYPE_CHECKING:
-    from adaptool.summary import AdapterSummary, ModelSummary
-    from adaptool.verify import VerifyJob
+    from adaptool.parity.verify import VerifyJob
+    from adaptool.summary.summary import AdapterSummary, ModelSummary
 
 Weighted = tuple[Path | str, float]
 
@@ -100,7 +100,7 @@ def verify(
 
     Raises AdaptoolError where it cannot be checked.
     """
-    from adaptool.verify import open_job
+    from adaptool.parity.verify import open_job
 
     inputs = open_inputs(adapters, base, onto_nf4=onto_nf4, double_quant=double_quant)
     return open_job(inputs.base, inputs.adapters, locate(merged), rounding=rounding, workers=workers)
@@ -113,6 +113,6 @@ def inspect(
 
     ``base`` (a model, or its config.json) adds coverage and parameter figures.
     """
-    from adaptool.summary import inspect_path, open_model
+    from adaptool.summary.summary import inspect_path, open_model
 
     return inspect_path(locate(path), None if base is None else open_model(locate(base)), weights=weights)

@@ -14,9 +14,9 @@ from making import llama, llama_config, lora, numbers, write_json, write_tensors
 
 from adaptool.adapters.adapter import open_adapter
 from adaptool.cli.main import main
-from adaptool.contents import place_of
 from adaptool.errors import FormatError, NotFoundError, UnsupportedError
-from adaptool.summary import inspect_path, open_model
+from adaptool.summary.contents import place_of
+from adaptool.summary.summary import inspect_path, open_model
 from adaptool.tensors.safetensors import SafetensorsFile
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

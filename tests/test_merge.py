@@ -15,8 +15,8 @@ from zoo import CASES, DTYPES, read_tensors  # noqa: E402
 from adaptool.adapters.adapter import open_adapter  # noqa: E402
 from adaptool.adapters.base import open_base  # noqa: E402
 from adaptool.errors import AdaptoolError, MismatchError, UnsupportedError  # noqa: E402
-from adaptool.merge import Merged, merge  # noqa: E402
-from adaptool.merge_folder import MergeJob, MergeOptions  # noqa: E402
+from adaptool.merging.folder import MergeJob, MergeOptions  # noqa: E402
+from adaptool.merging.merged import Merged, merge  # noqa: E402
 from adaptool.tensors import writer  # noqa: E402
 from adaptool.tensors.compute import NumpyCompute, compute_for  # noqa: E402
 

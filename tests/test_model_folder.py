@@ -13,7 +13,7 @@ import pytest
 from making import edit_json, llama, lora, merged, numbers, tree, write_json, write_tensors
 
 from adaptool.adapters.base import open_base
-from adaptool.model_folder import card, licence_of
+from adaptool.merging.model_files import card, licence_of
 from adaptool.reports.schemas import read_schema
 from adaptool.versions import adapter_digest, content_digest, file_record, header_digest
 

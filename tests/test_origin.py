@@ -12,7 +12,7 @@ from adaptool.adapters.adapter import open_adapter
 from adaptool.adapters.base import BaseModel, open_base
 from adaptool.api import merge, open_inputs
 from adaptool.errors import UsageError
-from adaptool.provenance import base_name, hub_id, origin_note
+from adaptool.merging.provenance import base_name, hub_id, origin_note
 
 
 def base_called(folder: Path, name: str) -> BaseModel:

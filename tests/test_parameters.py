@@ -13,8 +13,8 @@ from adaptool.adapters.base import BaseModel, open_base, read_base_config
 from adaptool.adapters.config import AdapterConfig
 from adaptool.archs.layouts import LAYOUTS
 from adaptool.errors import FormatError
-from adaptool.expected import DEFAULT_TARGETS
-from adaptool.parameters import count_parameters
+from adaptool.summary.expected import DEFAULT_TARGETS
+from adaptool.summary.parameters import count_parameters
 from adaptool.tensors.store import MemoryStore
 
 EMPTY = MemoryStore({})

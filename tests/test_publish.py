@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from making import llama, lora, merged, refusal_of, tree, write_json
 
-from adaptool import publish
 from adaptool.api import merge
 from adaptool.errors import AdaptoolError, DiskError, MismatchError, ParityError, UsageError
-from adaptool.merge_folder import MergeOptions
+from adaptool.merging import publish
+from adaptool.merging.folder import MergeOptions
 
 
 @pytest.fixture
@@ -382,7 +382,7 @@ def small_disk(tmp_path):
 
 def test_a_disk_that_fills_up_is_survived(adapter, small_disk, tmp_path, monkeypatch):
     base = llama(tmp_path / "base", layers=8)
-    monkeypatch.setattr("adaptool.merge_folder.require_space", lambda *_: None)
+    monkeypatch.setattr("adaptool.merging.folder.require_space", lambda *_: None)
     (small_disk / "ballast").write_bytes(bytes(400_000))
     adapter = lora(tmp_path / "large", layers=8)
     with pytest.raises(DiskError, match="No space left") as error:

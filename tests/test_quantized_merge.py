@@ -1,4 +1,4 @@
-"""Merging onto 4-bit bases and onto the NF4 round trip: the truth is bitsandbytes' dequantised weight plus the delta."""
+"""Merging onto 4-bit bases and the NF4 round trip: the truth is bitsandbytes' dequantised weight plus the delta."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 
 from adaptool import api
 from adaptool.errors import UnsupportedError
-from adaptool.merge_folder import MergeOptions
+from adaptool.merging.folder import MergeOptions
 
 bnb = pytest.importorskip("bitsandbytes")
 QUANTISED = ("self_attn.q_proj", "mlp.down_proj")
@@ -100,5 +100,5 @@ def test_other_quantised_bases_are_refused_by_name(model: Path, tmp_path: Path):
                "model.layers.0.self_attn.q_proj.g_idx": torch.zeros(64, dtype=torch.int32)},
               base / "model.safetensors")  # fmt: skip
     (base / "config.json").write_text('{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}')
-    with pytest.raises(UnsupportedError, match="(?i)gptq"):
+    with pytest.raises(UnsupportedError, match=r"(?i)gptq"):
         api.merge([(model / "adapter", 1.0)], base, tmp_path / "out")

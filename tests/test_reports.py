@@ -18,7 +18,7 @@ from adaptool.reports.figures import layers, listed, number, size
 from adaptool.reports.layout import Column, cells, coloured, elided, plain, table, visible
 from adaptool.reports.sparkline import sparkline
 from adaptool.reports.text import inspection_report
-from adaptool.summary import inspect_path, open_model
+from adaptool.summary.summary import inspect_path, open_model
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 
@@ -139,7 +139,7 @@ class Heard:
 
 
 def test_what_a_merge_says(tmp_path):
-    from adaptool.merge_folder import MergeEstimate, MergeReport
+    from adaptool.merging.folder import MergeEstimate, MergeReport
 
     changes = (("a", "update"), ("b", "update"), ("c", "new"))
     plan, done = Heard(), Heard()

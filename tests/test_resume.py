@@ -18,12 +18,12 @@ from pathlib import Path
 import pytest
 from making import edit_json, llama, lora, merged, tree
 
-from adaptool import journal
 from adaptool.api import merge
 from adaptool.errors import AdaptoolError, DiskError
-from adaptool.journal import JOURNAL_NAME, Journal
-from adaptool.merge_folder import MergeOptions
-from adaptool.publish import partial_path
+from adaptool.merging import journal
+from adaptool.merging.folder import MergeOptions
+from adaptool.merging.journal import JOURNAL_NAME, Journal
+from adaptool.merging.publish import partial_path
 from adaptool.tensors.dtypes import F16
 from adaptool.tensors.writer import PieceWriter
 
@@ -78,7 +78,7 @@ def killed_at_event(inputs: dict, out: Path, number: int, count: Path | None, ex
                 os.kill(os.getpid(), signal.SIGKILL)
 
     if not exchange:
-        from adaptool import publish
+        from adaptool.merging import publish
 
         publish._renameat2_exchange = lambda *_: False
     sys.addaudithook(watch)
@@ -235,13 +235,13 @@ def own(inputs, tmp_path):
 
 def test_what_comes_after_the_weights_may_be_interrupted_too(inputs, tmp_path, monkeypatch):
     """--digest-base hashes for minutes: a kill there costs the hashing, and no piece."""
-    import adaptool.provenance
+    import adaptool.merging.provenance
 
     def killed(*_: object) -> str:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptool.provenance, "content_digest", killed)
+        patch.setattr(adaptool.merging.provenance, "content_digest", killed)
         with pytest.raises(KeyboardInterrupt):
             merged(inputs["base"], inputs["new"], tmp_path / "out", digest_base=True)
     report = merged(inputs["base"], inputs["new"], tmp_path / "out", digest_base=True, resume=True)
@@ -397,7 +397,7 @@ def test_an_io_error_in_the_journal_is_worded(inputs, tmp_path, monkeypatch):
 
 CLI = "import sys; from adaptool.cli.main import run; run()"
 SLOW = """
-import time, adaptool.journal as j
+import time, adaptool.merging.journal as j
 record = j.Journal.record
 j.Journal.record = lambda self, number: (time.sleep(0.05), record(self, number))[1]
 """

@@ -15,7 +15,7 @@ from adaptool.api import merge
 from adaptool.cli.main import main
 from adaptool.reports.json import to_json
 from adaptool.reports.schemas import read_schema, schema_names
-from adaptool.summary import Failure, Inspection, inspect_path, open_model
+from adaptool.summary.summary import Failure, Inspection, inspect_path, open_model
 from adaptool.tensors.dtypes import BF16
 
 CASES = [

@@ -14,9 +14,9 @@ from adaptool.adapters.adapter import Adapter, open_adapter
 from adaptool.adapters.base import open_base
 from adaptool.adapters.config import AdapterConfig
 from adaptool.adapters.factors import Factors
-from adaptool.contents import low_rank_modules
-from adaptool.spectrum import matrix_spectrum, module_spectra, product_singular_values
-from adaptool.strength import measure
+from adaptool.summary.contents import low_rank_modules
+from adaptool.summary.spectrum import matrix_spectrum, module_spectra, product_singular_values
+from adaptool.summary.strength import measure
 from adaptool.tensors.dtypes import F32
 from adaptool.tensors.store import MemoryStore
 

@@ -18,13 +18,13 @@ from zoo import CASES, read_tensors  # noqa: E402
 from adaptool.adapters.adapter import open_adapter  # noqa: E402
 from adaptool.adapters.base import open_base  # noqa: E402
 from adaptool.cli.main import main  # noqa: E402
-from adaptool.compare import compare  # noqa: E402
-from adaptool.defects import group  # noqa: E402
 from adaptool.errors import MismatchError, NotFoundError, UnsupportedError  # noqa: E402
-from adaptool.merge import merge  # noqa: E402
+from adaptool.merging.merged import merge  # noqa: E402
+from adaptool.parity.compare import compare  # noqa: E402
+from adaptool.parity.defects import group  # noqa: E402
+from adaptool.parity.verify import Verification, open_job, verify, verify_store  # noqa: E402
 from adaptool.reports.layout import plain  # noqa: E402
 from adaptool.reports.verify_text import verification_report  # noqa: E402
-from adaptool.verify import Verification, open_job, verify, verify_store  # noqa: E402
 
 Tensors = dict[str, "torch.Tensor"]
 Defect = Callable[[Tensors, Tensors], Tensors]
@@ -266,7 +266,7 @@ def test_an_adapter_saved_beside_the_weights_is_not_merged(zoo, tmp_path):
 def test_one_of_two_adapters_left_out(zoo, tmp_path):
     built = zoo("two_plain")
     base, adapters = inputs(built)
-    from adaptool.merge_folder import MergeJob, MergeOptions
+    from adaptool.merging.folder import MergeJob, MergeOptions
 
     for _ in MergeJob(merge(base, adapters[:1]), adapters[:1], tmp_path / "one", MergeOptions()):
         pass

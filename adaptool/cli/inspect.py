@@ -11,7 +11,7 @@ from adaptool.cli.options import base_option, json_option
 from adaptool.errors import AdaptoolError
 
 if TYPE_CHECKING:
-    from adaptool.summary import AdapterSummary, Inspection, ModelSummary
+    from adaptool.summary.summary import AdapterSummary, Inspection, ModelSummary
 
 
 @click.command(epilog="Example:  adaptool inspect ./adapter --base ./model --weights")
@@ -25,7 +25,7 @@ def inspect(console: Console, paths: tuple[str, ...], weights: bool, base: str |
 
     Reads headers only, unless --weights is given. With -v every module and every name is listed.
     """
-    from adaptool.summary import Failure, Inspection, inspect_path, open_model
+    from adaptool.summary.summary import Failure, Inspection, inspect_path, open_model
     from adaptool.tensors.locate import locate
 
     model = None if base is None else open_model(locate(str(base)))

@@ -10,7 +10,7 @@ from adaptool.cli.console import Console
 from adaptool.cli.options import base_option, json_option, weighted
 
 if TYPE_CHECKING:
-    from adaptool.merge import Rounding
+    from adaptool.merging.merged import Rounding
 
 ROUNDINGS = click.Choice(["once", "safe"])
 
@@ -38,8 +38,8 @@ def verify(console: Console, checkpoint: str, base: str, adapters: tuple[str, ..
     Exit code 0: it is that merge. 1: it is not. 3: it could not be checked.
     """
     from adaptool.api import open_inputs
+    from adaptool.parity.verify import open_job
     from adaptool.tensors.locate import locate
-    from adaptool.verify import open_job
 
     inputs = open_inputs([weighted(item) for item in adapters], base, onto_nf4=onto_nf4, double_quant=double_quant)
     job = open_job(inputs.base, inputs.adapters, locate(checkpoint), rounding=rounding, workers=workers)

@@ -21,12 +21,12 @@ from adaptool.reports.layout import (
     visible,
     wrap,
 )
-from adaptool.settings import title
+from adaptool.summary.settings import title
 
 if TYPE_CHECKING:
-    from adaptool.merge_folder import MergeEstimate, MergeReport
-    from adaptool.summary import AdapterSummary, ModelSummary
-    from adaptool.targets import FullTensors, Target
+    from adaptool.merging.folder import MergeEstimate, MergeReport
+    from adaptool.summary.summary import AdapterSummary, ModelSummary
+    from adaptool.summary.targets import FullTensors, Target
 
 BLANK: Line = ()
 

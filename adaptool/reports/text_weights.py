@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from adaptool.contents import place_of
 from adaptool.reports.figures import count, listed, number, percent, plural
 from adaptool.reports.layout import INDENT, LABEL, Column, Line, Span, elided, fact, table, under_stacks, visible, wrap
 from adaptool.reports.sparkline import sparkline
+from adaptool.summary.contents import place_of
 
 if TYPE_CHECKING:
-    from adaptool.spectrum import ModuleSpectrum
-    from adaptool.strength import LayerEnergy, Strength
-    from adaptool.summary import AdapterSummary
+    from adaptool.summary.spectrum import ModuleSpectrum
+    from adaptool.summary.strength import LayerEnergy, Strength
+    from adaptool.summary.summary import AdapterSummary
 
 SPARK = 16
 """Columns of a sparkline in a table."""

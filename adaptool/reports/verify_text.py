@@ -10,7 +10,7 @@ from adaptool.reports.figures import count, listed, percent, plural
 from adaptool.reports.layout import Column, Line, Span, Style, fact, heading, table, visible, wrap
 
 if TYPE_CHECKING:
-    from adaptool.verify import TensorVerdict, Verification
+    from adaptool.parity.verify import TensorVerdict, Verification
 
 BLANK: Line = ()
 WORST = 10

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adaptool.adapters.config import AdapterConfig
-from adaptool.contents import LowRankModule, Role, Saved, place_of, runtime_name
+from adaptool.summary.contents import LowRankModule, Role, Saved, place_of, runtime_name
 
 
 @dataclass(frozen=True, slots=True)

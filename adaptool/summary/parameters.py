@@ -15,8 +15,8 @@ from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import BaseModel
 from adaptool.adapters.config import AdapterConfig
 from adaptool.adapters.names import FULL
-from adaptool.contents import saved_tensors
 from adaptool.errors import UnsupportedError
+from adaptool.summary.contents import saved_tensors
 
 BUFFER = re.compile(
     r"(?:.*\.)?(?:position_ids|token_type_ids|inv_freq|masked_bias|num_batches_tracked|running_mean|running_var"
@@ -66,7 +66,7 @@ def unsaved(config: AdapterConfig) -> str | None:
 
 
 def _expected_count(adapter: Adapter, base: BaseModel | None) -> ParameterCount:
-    from adaptool.expected import expected_adapter  # tables that a look at an adapter alone need not load
+    from adaptool.summary.expected import expected_adapter  # tables that a look at an adapter alone need not load
 
     if base is None or base.config is None:
         missing = "the adapter has no weights: give --base a model's config.json"
@@ -102,7 +102,7 @@ def base_parameters(base: BaseModel, adapter: Adapter | None = None) -> int:
     the checkpoint's tensors.
     """
     from adaptool.archs.shapes import parameter_shapes
-    from adaptool.expected import trained_config
+    from adaptool.summary.expected import trained_config
 
     full = _full_shapes(adapter) if adapter is not None else {}
     config = base.config

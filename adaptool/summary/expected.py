@@ -19,9 +19,9 @@ from adaptool.adapters.names import PREFIX, projection_of
 from adaptool.adapters.tuners.lora import _blocks as bdlora_blocks
 from adaptool.adapters.tuners.sites import PARAMETER_ORDER
 from adaptool.archs.shapes import Module, Shape, model_modules
-from adaptool.contents import name_ends_with
 from adaptool.errors import NotFoundError, UnsupportedError
-from adaptool.settings import TASK_HEADS
+from adaptool.summary.contents import name_ends_with
+from adaptool.summary.settings import TASK_HEADS
 from adaptool.tensors.dtypes import F32, Array, DType
 from adaptool.tensors.store import Store, TensorInfo
 

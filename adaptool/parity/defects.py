@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from statistics import median
 
-from adaptool import diagnosis as kinds
 from adaptool.adapters.names import layer_of, projection_of
-from adaptool.diagnosis import Finding
+from adaptool.parity import diagnosis as kinds
+from adaptool.parity.diagnosis import Finding
 
 MOST_NAMED = 10
 """Tensors a defect lists."""

@@ -16,11 +16,11 @@ from functools import cached_property
 
 import numpy as np
 
-from adaptool.compare import Pair, distances, numbers, read_actual
 from adaptool.errors import UnsupportedError
-from adaptool.merge import Merged
-from adaptool.roundoff import exact_rows, round_off, roundings
-from adaptool.sampling import spacing
+from adaptool.merging.merged import Merged
+from adaptool.merging.sampling import spacing
+from adaptool.parity.compare import Pair, distances, numbers, read_actual
+from adaptool.parity.roundoff import exact_rows, round_off, roundings
 from adaptool.tensors.dtypes import Array, DType, Floats, narrow, widen
 from adaptool.tensors.store import Cast, Store
 

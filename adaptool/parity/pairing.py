@@ -14,8 +14,8 @@ from adaptool.adapters.base import HEADS
 from adaptool.archs.experts import expert_parts
 from adaptool.archs.prefixes import base_model_prefix
 from adaptool.archs.renames import disk_names
-from adaptool.compare import Pair
-from adaptool.merge import Merged, output_prefix
+from adaptool.merging.merged import Merged, output_prefix
+from adaptool.parity.compare import Pair
 from adaptool.tensors.store import Store
 
 WRAPPERS = re.compile(

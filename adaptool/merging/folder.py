@@ -13,12 +13,21 @@ from typing import Any
 from adaptool.adapters.adapter import Adapter
 from adaptool.errors import DiskError, MismatchError, ParityError
 from adaptool.jobs import default_workers, run
-from adaptool.journal import JOURNAL_NAME, Journal
-from adaptool.merge import Merged, output_prefix
-from adaptool.model_folder import card, licence_of, merged_config, side_files
-from adaptool.provenance import hub_id, merge_identity, merge_manifest
-from adaptool.publish import LOCK_NAME, check_inputs, check_target, locked, partial_path, publish, repair, require_space
-from adaptool.sampling import SampleCheck
+from adaptool.merging.journal import JOURNAL_NAME, Journal
+from adaptool.merging.merged import Merged, output_prefix
+from adaptool.merging.model_files import card, licence_of, merged_config, side_files
+from adaptool.merging.provenance import hub_id, merge_identity, merge_manifest
+from adaptool.merging.publish import (
+    LOCK_NAME,
+    check_inputs,
+    check_target,
+    locked,
+    partial_path,
+    publish,
+    repair,
+    require_space,
+)
+from adaptool.merging.sampling import SampleCheck
 from adaptool.tensors.compute import single_threaded_blas
 from adaptool.tensors.dtypes import DType, most_common
 from adaptool.tensors.safetensors import INDEX_NAME, shard_of

@@ -13,21 +13,21 @@ from adaptool.adapters.base import BaseModel, open_base, read_base_config
 from adaptool.adapters.config import CONFIG_NAME, AdapterConfig, read_config
 from adaptool.adapters.tuners import tuner_for
 from adaptool.adapters.tuners.tuner import Refusal
-from adaptool.beside import FileBeside, files_beside
-from adaptool.contents import low_rank_modules, saved_tensors
 from adaptool.errors import NotFoundError, UnsupportedError
-from adaptool.parameters import ParameterCount, base_parameters, count_parameters
-from adaptool.settings import Setting, settings, variants
-from adaptool.targets import DTypeShare, FullTensors, Scaling, Target, full_tensors, scalings, targets
+from adaptool.summary.beside import FileBeside, files_beside
+from adaptool.summary.contents import low_rank_modules, saved_tensors
+from adaptool.summary.parameters import ParameterCount, base_parameters, count_parameters
+from adaptool.summary.settings import Setting, settings, variants
+from adaptool.summary.targets import DTypeShare, FullTensors, Scaling, Target, full_tensors, scalings, targets
+from adaptool.summary.unaccounted import Unaccounted, unaccounted
 from adaptool.tensors.safetensors import INDEX_NAME, open_safetensors, open_sharded
 from adaptool.tensors.sniff import sniff
 from adaptool.tensors.store import MemoryStore, Store
-from adaptool.unaccounted import Unaccounted, unaccounted
 from adaptool.versions import adapter_digest, canonical_config, content_digest, header_digest
 
 if TYPE_CHECKING:
-    from adaptool.coverage import Coverage
-    from adaptool.strength import Strength
+    from adaptool.summary.coverage import Coverage
+    from adaptool.summary.strength import Strength
 
 Weights = Literal["read", "expected", "absent"]
 """read: there are tensors. expected: there are none, and they are what the config would make of the base."""
@@ -201,7 +201,7 @@ def _shown(adapter: Adapter, base: BaseModel | None) -> tuple[Adapter, Weights]:
     if adapter.store:
         return adapter, "read"
     if base is not None and base.config is not None:
-        from adaptool.expected import expected_adapter
+        from adaptool.summary.expected import expected_adapter
 
         try:
             return expected_adapter(adapter.config, base.config, adapter.path), "expected"
@@ -213,14 +213,14 @@ def _shown(adapter: Adapter, base: BaseModel | None) -> tuple[Adapter, Weights]:
 def _laid_on(adapter: Adapter, base: BaseModel | None) -> tuple[Coverage | None, Callable[[str], int | None]]:
     if base is None or not adapter.store:
         return None, lambda stack: None
-    from adaptool.coverage import cover, layers_of, with_shapes
+    from adaptool.summary.coverage import cover, layers_of, with_shapes
 
     shaped = with_shapes(base, adapter)
     return (cover(adapter, shaped) if shaped.store else None), lambda stack: layers_of(shaped, stack)
 
 
 def _strength(adapter: Adapter, base: BaseModel | None) -> Strength:
-    from adaptool.strength import measure
+    from adaptool.summary.strength import measure
 
     return measure(adapter, base)
 

@@ -18,12 +18,12 @@ from adaptool.adapters.plan import Plan
 from adaptool.adapters.tuners import TUNERS, tuner_for
 from adaptool.adapters.tuners.unmergeable import PROMPTS
 from adaptool.archs.shapes import parameter_shapes
-from adaptool.contents import misshapen, place_of, saved_tensors
 from adaptool.errors import AdaptoolError
-from adaptool.expected import shapes_store, trained_config
 from adaptool.jobs import default_workers, run
-from adaptool.merge import Merged
-from adaptool.provenance import QUANTISED_NAME, base_name, origin_note
+from adaptool.merging.merged import Merged
+from adaptool.merging.provenance import QUANTISED_NAME, base_name, origin_note
+from adaptool.summary.contents import misshapen, place_of, saved_tensors
+from adaptool.summary.expected import shapes_store, trained_config
 from adaptool.tensors.compute import NumpyCompute
 from adaptool.tensors.store import Store, select
 

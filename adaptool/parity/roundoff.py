@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from adaptool.adapters.patches import Dora, LowRank, Patch, Truncate
-from adaptool.merge import Merged
-from adaptool.sampling import FLOAT32_NOISE, MANTISSA_BITS
-from adaptool.scales import low_rank_of
+from adaptool.merging.merged import Merged
+from adaptool.merging.sampling import FLOAT32_NOISE, MANTISSA_BITS
+from adaptool.parity.scales import low_rank_of
 from adaptool.tensors.dtypes import Floats
 
 FLOAT32_UNIT = 2.0**-24

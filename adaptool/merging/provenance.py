@@ -12,7 +12,7 @@ from adaptool import __version__
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import BaseModel
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.merge import Merged
+from adaptool.merging.merged import Merged
 from adaptool.tensors.bnb import Bnb4bit
 from adaptool.tensors.dtypes import DType
 from adaptool.tensors.store import Store

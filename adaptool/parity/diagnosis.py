@@ -14,8 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from adaptool.adapters.patches import Dora, Patch, Truncate
-from adaptool.compare import Pair, numbers, read_actual
-from adaptool.deltas import (
+from adaptool.merging.merged import Merged
+from adaptool.merging.sampling import spacing
+from adaptool.parity.compare import Pair, numbers, read_actual
+from adaptool.parity.deltas import (
     CORNER,
     SAMPLE_ELEMENTS,
     SPECTRUM_ROWS,
@@ -28,10 +30,8 @@ from adaptool.deltas import (
     take,
     take_first,
 )
-from adaptool.judging import Judged
-from adaptool.merge import Merged
-from adaptool.sampling import spacing
-from adaptool.scales import Excuse, Origins, excuses, low_rank_of
+from adaptool.parity.judging import Judged
+from adaptool.parity.scales import Excuse, Origins, excuses, low_rank_of
 from adaptool.tensors.bnb import NF4RoundTrip
 from adaptool.tensors.dtypes import F64
 from adaptool.tensors.store import Store

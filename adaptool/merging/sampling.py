@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaptool.errors import ParityError
-from adaptool.merge import Merged
+from adaptool.merging.merged import Merged
 from adaptool.tensors.dtypes import DType, Floats, narrow, widen
 from adaptool.tensors.store import Store
 from adaptool.tensors.writer import Piece, PieceWriter

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from adaptool.adapters.base import BaseModel, open_base
-from adaptool.compare import Pair, measure_pairs
-from adaptool.defects import Defect, Evidence, Suspect, name_defects
-from adaptool.deltas import is_transpose
-from adaptool.diagnosis import Finding, diagnose
 from adaptool.errors import MismatchError, NotFoundError, UnsupportedError
 from adaptool.jobs import default_workers, run
-from adaptool.judging import Judge, Judged, total
-from adaptool.merge import Merged, Rounding, merge
-from adaptool.pairing import Pairing, pair_up, still_wrapped
-from adaptool.scales import Origins
+from adaptool.merging.merged import Merged, Rounding, merge
+from adaptool.parity.compare import Pair, measure_pairs
+from adaptool.parity.defects import Defect, Evidence, Suspect, name_defects
+from adaptool.parity.deltas import is_transpose
+from adaptool.parity.diagnosis import Finding, diagnose
+from adaptool.parity.judging import Judge, Judged, total
+from adaptool.parity.pairing import Pairing, pair_up, still_wrapped
+from adaptool.parity.scales import Origins
 from adaptool.tensors.bnb import Bnb4bit
 from adaptool.tensors.compute import single_threaded_blas
 from adaptool.tensors.store import Store

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaptool.adapters.patches import Patch
-from adaptool.compare import Pair, numbers, read_actual
-from adaptool.merge import Merged
-from adaptool.roundoff import within_matrices
-from adaptool.scales import low_rank_of
+from adaptool.merging.merged import Merged
+from adaptool.parity.compare import Pair, numbers, read_actual
+from adaptool.parity.roundoff import within_matrices
+from adaptool.parity.scales import low_rank_of
 from adaptool.tensors.dtypes import DType, Floats, narrow, widen
 from adaptool.tensors.store import Store
 

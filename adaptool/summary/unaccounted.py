@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.config import AdapterConfig, matches
-from adaptool.contents import LowRankModule, Saved, misshapen, name_ends_with, orphans, runtime_name
-from adaptool.settings import TASK_HEADS, unknown_fields
+from adaptool.summary.contents import LowRankModule, Saved, misshapen, name_ends_with, orphans, runtime_name
+from adaptool.summary.settings import TASK_HEADS, unknown_fields
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import BaseModel
-from adaptool.contents import low_rank_modules, place_of
-from adaptool.coverage import base_norms
-from adaptool.expected import Shapes
-from adaptool.spectrum import ModuleSpectrum, module_spectrum, not_finite
+from adaptool.summary.contents import low_rank_modules, place_of
+from adaptool.summary.coverage import base_norms
+from adaptool.summary.expected import Shapes
+from adaptool.summary.spectrum import ModuleSpectrum, module_spectrum, not_finite
 from adaptool.tensors.compute import single_threaded_blas
 
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 from adaptool.errors import ParityError
 
 if TYPE_CHECKING:
-    from adaptool.forward import ForwardParity
-    from adaptool.merge_folder import MergeJob
-    from adaptool.verify import Verification
+    from adaptool.merging.folder import MergeJob
+    from adaptool.parity.forward import ForwardParity
+    from adaptool.parity.verify import Verification
 
 
 def verify_check(job: MergeJob, folder: Path) -> tuple[str, Verification]:
     """Every tensor of the written files against the merge computed once more."""
     from adaptool.adapters.base import open_base
-    from adaptool.verify import verify_store
+    from adaptool.parity.verify import verify_store
 
     found = verify_store(job.merged, job.names, open_base(folder).store, job.options.workers, adapters=job.adapters)
     if not found.ok:
@@ -33,7 +33,7 @@ class forward_check:  # noqa: N801
     prompts: Sequence[str] = ()
 
     def __call__(self, job: MergeJob, folder: Path) -> tuple[str, ForwardParity]:
-        from adaptool.forward import forward_parity
+        from adaptool.parity.forward import forward_parity
 
         found = forward_parity(job.merged.plan.base.folder, job.adapters, folder, self.prompts)
         if not found.agrees:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.factors import Factors
-from adaptool.contents import LowRankModule, low_rank_modules
+from adaptool.summary.contents import LowRankModule, low_rank_modules
 from adaptool.tensors.dtypes import Floats, widen
 from adaptool.tensors.store import Store
 

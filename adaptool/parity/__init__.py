@@ -1,0 +1,1 @@
+"""Proving a merge: every tensor against what it must be, the defect named, and the outputs on prompts."""

@@ -1,0 +1,1 @@
+"""What ``inspect`` knows of an adapter or a model."""
