@@ -422,7 +422,7 @@ def test_ctrl_c(exists, inputs, tmp_path):
     ]
     process = subprocess.Popen([sys.executable, "-c", SLOW + CLI, *command], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 30
-    while len(recorded(partial_path(out))) < 4 and time.monotonic() < deadline:
+    while len(recorded(partial_path(out))) < 4 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)

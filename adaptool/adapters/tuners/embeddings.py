@@ -93,7 +93,9 @@ def plan_tokens(adapter: Adapter, module: str, parts: Mapping[str, str], plan: P
         tensor = plan.untie(f"{module}.weight")
     if tensor is None or indices is None:
         raise MismatchError(f"{adapter.path}: {key} has no embedding or no trainable_token_indices to go by")
-    rows, vocabulary = adapter.store[key].shape[0], plan.info(tensor).shape[0]
+    (rows, columns), (vocabulary, *width) = adapter.store[key].shape, plan.info(tensor).shape
+    if [columns] != width:
+        raise MismatchError(f"{adapter.path}: {key} has rows of {columns}, and the base's {tensor} of {width}")
     if rows != len(indices) or any(not 0 <= index < vocabulary for index in indices):
         raise MismatchError(
             f"{adapter.path}: {key} has {rows} rows for {len(indices)} trainable_token_indices "

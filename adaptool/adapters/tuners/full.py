@@ -54,7 +54,7 @@ def plan_full_tensors(adapter: Adapter, plan: Plan) -> set[str]:
             _replace(adapter, parameter, tensor, key, plan)
         elif plan.base.tied and projection_of(parameter.removesuffix(".weight")) == "lm_head":
             _saved_head(adapter, parameter, key, plan)
-        elif _in_modules_to_save(adapter, parameter):
+        elif _in_modules_to_save(adapter, parameter) and adapter.store[key].size and adapter.store[key].shape:
             plan.added[parameter] = Source(adapter.store, key, main_dtype(plan.base))
             plan.note(f"{parameter} is new: the adapter trained it, and the base has no such tensor")
         else:
@@ -67,7 +67,8 @@ def _replace(adapter: Adapter, parameter: str, tensor: str, key: str, plan: Plan
     old, new = plan.base.store[tensor], adapter.store[key]
     saved_whole = _in_modules_to_save(adapter, parameter)
     is_embedding = tensor in (plan.base.embedding, plan.base.head)
-    if old.shape != new.shape and not (saved_whole or (is_embedding and old.shape[1:] == new.shape[1:])):
+    resized = len(old.shape) == len(new.shape) > 0 and old.shape[1:] == new.shape[1:] and new.shape[0] > 0
+    if old.shape != new.shape and not (resized and (is_embedding or _is_head(adapter, parameter, saved_whole))):
         raise MismatchError(
             f"{key} is {list(new.shape)} and the base's {tensor} is {list(old.shape)}",
             hint="is this the base it was trained on?",
@@ -79,6 +80,12 @@ def _replace(adapter: Adapter, parameter: str, tensor: str, key: str, plan: Plan
             plan.head_dirty = True
         elif head is not None and not adapter.config.flag("ensure_weight_tying"):
             plan.untie(head)
+
+
+def _is_head(adapter: Adapter, parameter: str, saved_whole: bool) -> bool:
+    """Whether a tensor may have another number of rows: a task head trained whole, with labels of its own."""
+    module = projection_of(parameter.rpartition(".")[0])
+    return saved_whole and module in ("classifier", "score", "out_proj", "qa_outputs", "lm_head", "embed_tokens")
 
 
 def _saved_head(adapter: Adapter, parameter: str, key: str, plan: Plan) -> None:

@@ -17,6 +17,7 @@ from adaptool.adapters.patches import AddVector, LowRank
 from adaptool.adapters.plan import Plan, Source
 from adaptool.adapters.tuners.embeddings import plan_embedding, plan_tokens, shares_embedding
 from adaptool.adapters.tuners.full import main_dtype, plan_full_tensors
+from adaptool.adapters.tuners.shapes import check_module_shapes
 from adaptool.adapters.tuners.sites import dense_sites
 from adaptool.adapters.tuners.tuner import Refusal, Tuner
 from adaptool.adapters.tuners.variants import check_ranks, magnitude_keys, variant_patches, variant_rounds_twice
@@ -74,6 +75,7 @@ class Lora(Tuner):
 
 def _plan_module(adapter: Adapter, module: str, parts: Mapping[str, str], weight: float, plan: Plan) -> set[str]:
     """One wrapped module: its base tensors first (a resized embedding, trained biases), then its deltas."""
+    check_module_shapes(adapter, module, parts)
     if shares_embedding(adapter, module):
         return set(parts.values())
     used = {key for part, key in parts.items() if part.startswith(_passive_parts(adapter.config))}
