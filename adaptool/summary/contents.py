@@ -16,7 +16,7 @@ from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.config import AdapterConfig
 from adaptool.adapters.factors import Factors
 from adaptool.adapters.names import FULL, Key, parse, projection_of
-from adaptool.adapters.tuners.lora import _blocks as bdlora_blocks
+from adaptool.adapters.tuners.lora import block_counts as bdlora_blocks
 from adaptool.adapters.tuners.sites import PARAMETER_ORDER
 from adaptool.adapters.tuners.unmergeable import PROMPTS
 from adaptool.tensors.store import TensorInfo

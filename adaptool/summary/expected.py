@@ -16,7 +16,7 @@ from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.config import AdapterConfig, matches
 from adaptool.adapters.names import PREFIX, projection_of
-from adaptool.adapters.tuners.lora import _blocks as bdlora_blocks
+from adaptool.adapters.tuners.lora import block_counts as bdlora_blocks
 from adaptool.adapters.tuners.sites import PARAMETER_ORDER
 from adaptool.archs.shapes import Module, Shape, model_modules
 from adaptool.errors import NotFoundError, UnsupportedError

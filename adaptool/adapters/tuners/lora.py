@@ -21,7 +21,7 @@ from adaptool.adapters.tuners.shapes import check_module_shapes
 from adaptool.adapters.tuners.sites import dense_sites
 from adaptool.adapters.tuners.tuner import Refusal, Tuner
 from adaptool.adapters.tuners.variants import check_ranks, magnitude_keys, variant_patches, variant_rounds_twice
-from adaptool.errors import MismatchError
+from adaptool.errors import FormatError, MismatchError
 
 if TYPE_CHECKING:
     from adaptool.adapters.adapter import Adapter
@@ -34,7 +34,7 @@ PART = re.compile(
 )
 
 MUTATING_INITS = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "lora_ga": "LoRA-GA", "loftq": "LoftQ"}
-HARMLESS_INITS = {"gaussian", "orthogonal", "eva", "mica"}
+HARMLESS_INITS = ("gaussian", "orthogonal", "eva", "mica")
 
 REFUSED_FIELDS = {
     "layer_replication": ("it repeats the base's layers, which PEFT's own merge silently gets wrong",
@@ -56,9 +56,9 @@ class Lora(Tuner):
             if config.fields.get(name):
                 return Refusal(f"{name} is set: {reason}", way_out)
         init = config.fields.get("init_lora_weights", True)
-        if not isinstance(init, str) or init in HARMLESS_INITS:
+        if init is None or isinstance(init, bool) or init in HARMLESS_INITS:
             return None
-        method = next((title for key, title in MUTATING_INITS.items() if init.startswith(key)), None)
+        method = next((title for key, title in MUTATING_INITS.items() if str(init).startswith(key)), None)
         if method is None:
             return Refusal(f"init_lora_weights={init!r} is not known here", "is adaptool up to date?")
         return Refusal(
@@ -118,7 +118,10 @@ def _plan_base_layer(adapter: Adapter, module: str, parts: Mapping[str, str], pl
             continue
         if tensor is None:
             raise MismatchError(f"{adapter.path}: {key} replaces {plain}.{parameter}, which the base does not have")
-        plan.replace(tensor, Source(adapter.store, key, plan.base.store[tensor].dtype))
+        old, new = plan.base.store[tensor], adapter.store[key]
+        if old.shape != new.shape and (len(old.shape) < 2 or old.shape[1:] != new.shape[1:] or not new.size):
+            raise MismatchError(f"{adapter.path}: {key} is {list(new.shape)} and the base's {tensor} {list(old.shape)}")
+        plan.replace(tensor, Source(adapter.store, key, old.dtype))
         used.add(key)
     return used
 
@@ -127,7 +130,7 @@ def _plan_dense(adapter: Adapter, module: str, parts: Mapping[str, str], weight:
     """lora_A and lora_B of a linear layer, a convolution, an attention block or fused experts."""
     config, store = adapter.config, adapter.store
     a, b = store[parts["lora_A.weight"]], store[parts["lora_B.weight"]]
-    blocks_a, blocks_b = _blocks(module, config)
+    blocks_a, blocks_b = block_counts(module, config)
     a_shape = (a.shape[0], *[n * blocks_a for n in a.shape[1:2]], *a.shape[2:])
     used = {a.name, b.name}
     sites = dense_sites(module, a_shape, b.shape, plan, config)
@@ -155,14 +158,16 @@ def _plan_dense(adapter: Adapter, module: str, parts: Mapping[str, str], weight:
     return used
 
 
-def _blocks(module: str, config: AdapterConfig) -> tuple[int, int]:
+def block_counts(module: str, config: AdapterConfig) -> tuple[int, int]:
     """BD-LoRA's block counts for A and B: its patterns match any part of the module's last name."""
     settings = config.fields.get("use_bdlora")
     if not isinstance(settings, Mapping):
         return 1, 1
-    name, count = projection_of(module), settings.get("nblocks", 1)
-    in_a = any(pattern in name for pattern in settings.get("target_modules_bd_a") or ())
-    in_b = any(pattern in name for pattern in settings.get("target_modules_bd_b") or ())
+    count = settings.get("nblocks", 1)
+    sides = [settings.get(f"target_modules_bd_{side}") or [] for side in "ab"]
+    if type(count) is not int or count < 1 or not all(isinstance(side, list) for side in sides):
+        raise FormatError(f"{config.where}: use_bdlora must hold nblocks and lists of target modules")
+    in_a, in_b = (any(str(pattern) in projection_of(module) for pattern in side) for side in sides)
     return count if in_a else 1, count if in_b and not in_a else 1
 
 
