@@ -31,6 +31,9 @@ LARGEST_ALPHA = 1e30
 PATTERN_LENGTH = 2000
 """Characters: the longest that tools write list every projection of a model in a few hundred."""
 
+PATTERN_REPEATS = 10_000
+"""The product of its counts, x{3}: compiling a pattern unrolls them, and compiling cannot be stopped."""
+
 PATTERN_SECONDS = 0.25
 """A pattern is matched against one short module name; more than this is a pattern that runs away."""
 
@@ -164,6 +167,8 @@ def matches(pattern: str, module: str, where: str) -> bool:
 
     The standard library cannot be stopped, so it only judges the syntax; ``regex`` matches.
     """
+    if math.prod(int(count[-9:]) or 1 for count in re.findall(r"\{(\d+)", pattern)) > PATTERN_REPEATS:
+        raise FormatError(f"{where}: the pattern {pattern[:60]!r} repeats absurdly often")
     if len(pattern) > PATTERN_LENGTH:
         raise FormatError(f"{where}: a pattern of {len(pattern)} characters", hint="list the modules' names instead")
     try:

@@ -31,7 +31,7 @@ class Unmergeable(Tuner):
     """A PEFT type without a merge here; ``inspect`` still reads it."""
 
     peft_type: str
-    part = re.compile(r"[\w.]*(?:lora|lokr|hada|oft|ia3|vera|hra|road|miss|shira)_[\w.]+")
+    part = re.compile(r"(?:lora|lokr|hada|oft|boft|ia3|vera|hra|road|miss|shira|delora)_[^.]+(?:\.[^.]+)?")
 
     def refusal(self, config: AdapterConfig) -> Refusal:
         if self.peft_type in PROMPTS:
