@@ -14,9 +14,10 @@ from adaptool.adapters.adapter import Adapter, open_adapter
 from adaptool.adapters.base import BaseModel, open_base
 from adaptool.archs.linear import quantised_by_training
 from adaptool.errors import UnsupportedError, UsageError
-from adaptool.merging.folder import MergeJob, MergeOptions
+from adaptool.merging.folder import MergeJob
 from adaptool.merging.merged import Rounding
 from adaptool.merging.merged import merge as merge_store
+from adaptool.merging.options import MergeOptions
 from adaptool.merging.provenance import origin_note
 from adaptool.tensors.bnb import Bnb4bit, NF4RoundTrip
 from adaptool.tensors.compute import compute_for

@@ -63,7 +63,9 @@ def write_picture(base: Path, path: Path) -> None:
             console.print(Text.assemble(("$ ", "bold green"), (line, "bold")))
             console.print(Text.from_ansi("".join(in_terminal(line.split(), folder)).rstrip()))
             console.print()
-        path.write_text(console.export_svg(title="adaptool", clear=False), encoding="utf-8")
+        # a picture in a README should fetch nothing: the reader's own monospace font will do
+        svg = re.sub(r"@font-face \{.*?\}\s*", "", console.export_svg(title="adaptool"), flags=re.DOTALL)
+        path.write_text(svg, encoding="utf-8")
 
 
 def program() -> list[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from adaptool.api import merge
 from adaptool.errors import AdaptoolError
-from adaptool.merging.folder import MergeOptions, MergeReport
+from adaptool.merging.options import MergeOptions, MergeReport
 
 STORAGE = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F64": np.float64, "I64": np.int64, "U8": np.uint8}
 WIDTH, HIDDEN, VOCABULARY = 64, 96, 40

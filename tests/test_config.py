@@ -15,7 +15,7 @@ from adaptool.adapters.adapter import open_adapter
 from adaptool.adapters.config import CONFIG_LIMIT, AdapterConfig, first_match, matches, read_config
 from adaptool.api import merge
 from adaptool.errors import AdaptoolError, FormatError, NotFoundError, UsageError
-from adaptool.merging.folder import MergeOptions
+from adaptool.merging.options import MergeOptions
 
 SECONDS = 1.0
 """One pattern against one name, compiled and matched: a user would not notice; what runs away takes minutes."""

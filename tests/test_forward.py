@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from adaptool import api
-from adaptool.merging.folder import MergeOptions
+from adaptool.merging.options import MergeOptions
 from adaptool.parity.forward import forward_parity
 
 if TYPE_CHECKING:
     from zoo_case import Built
 
-CASES = "llama_all_linear llama_seqcls t5_all bert_feature two_plain tied_both_f32 llama_resized_saved".split()
+CASES = [
+    "llama_all_linear",
+    "llama_seqcls",
+    "t5_all",
+    "bert_feature",
+    "two_plain",
+    "tied_both_f32",
+    "llama_resized_saved",
+]
 NEW_HEAD = {"llama_seqcls"}
 """The bare base of these has no trained head to compare."""
 

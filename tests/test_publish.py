@@ -18,7 +18,7 @@ from making import llama, lora, merged, refusal_of, tree, write_json
 from adaptool.api import merge
 from adaptool.errors import AdaptoolError, DiskError, MismatchError, ParityError, UsageError
 from adaptool.merging import publish
-from adaptool.merging.folder import MergeOptions
+from adaptool.merging.options import MergeOptions
 
 
 @pytest.fixture

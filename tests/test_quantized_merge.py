@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
 
 from adaptool import api
 from adaptool.errors import UnsupportedError
-from adaptool.merging.folder import MergeOptions
+from adaptool.merging.options import MergeOptions
 
 bnb = pytest.importorskip("bitsandbytes")
 QUANTISED = ("self_attn.q_proj", "mlp.down_proj")

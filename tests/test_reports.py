@@ -139,7 +139,7 @@ class Heard:
 
 
 def test_what_a_merge_says(tmp_path):
-    from adaptool.merging.folder import MergeEstimate, MergeReport
+    from adaptool.merging.options import MergeEstimate, MergeReport
 
     changes = (("a", "update"), ("b", "update"), ("c", "new"))
     plan, done = Heard(), Heard()

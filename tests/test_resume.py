@@ -21,15 +21,15 @@ from making import edit_json, llama, lora, merged, tree
 from adaptool.api import merge
 from adaptool.errors import AdaptoolError, DiskError
 from adaptool.merging import journal
-from adaptool.merging.folder import MergeOptions
 from adaptool.merging.journal import JOURNAL_NAME, Journal
+from adaptool.merging.options import MergeOptions
 from adaptool.merging.publish import partial_path
 from adaptool.tensors.dtypes import F16
 from adaptool.tensors.writer import PieceWriter
 
 LAYERS = 6
 KILLED = -signal.SIGKILL
-CRASHES = 90
+CRASHES = 50
 """Moments at which a merge is killed, spread over the some hundreds of system calls it makes: ~60 ms each."""
 
 SEEDS = range(8)

@@ -13,7 +13,8 @@ from making import numbers, write_tensors
 from adaptool.errors import MismatchError, NotFoundError
 from adaptool.tensors.dtypes import BF16, DTYPES, F16, F32, narrow, widen
 from adaptool.tensors.safetensors import open_safetensors
-from adaptool.tensors.store import Cast, Joined, MemoryStore, Selected, TensorInfo, select
+from adaptool.tensors.store import MemoryStore, TensorInfo
+from adaptool.tensors.views import Cast, Joined, Selected, select
 
 SHAPES = {"matrix": (7, 5), "vector": (6,), "scalar": (), "experts": (2, 3, 4), "no_rows": (0, 4), "empty": (3, 0)}
 

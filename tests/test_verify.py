@@ -266,7 +266,8 @@ def test_an_adapter_saved_beside_the_weights_is_not_merged(zoo, tmp_path):
 def test_one_of_two_adapters_left_out(zoo, tmp_path):
     built = zoo("two_plain")
     base, adapters = inputs(built)
-    from adaptool.merging.folder import MergeJob, MergeOptions
+    from adaptool.merging.folder import MergeJob
+    from adaptool.merging.options import MergeOptions
 
     for _ in MergeJob(merge(base, adapters[:1]), adapters[:1], tmp_path / "one", MergeOptions()):
         pass

@@ -15,7 +15,8 @@ from adaptool.errors import DiskError
 from adaptool.tensors import writer
 from adaptool.tensors.dtypes import DTYPES
 from adaptool.tensors.safetensors import open_safetensors, open_sharded
-from adaptool.tensors.store import Cast, Joined, MemoryStore, Store
+from adaptool.tensors.store import MemoryStore, Store
+from adaptool.tensors.views import Cast, Joined
 from adaptool.tensors.writer import PieceWriter, index_json, pieces_of, plan_files, shard_groups, shard_names
 from adaptool.versions import content_digest
 

@@ -79,7 +79,6 @@ def open_adapter(path: Path) -> Adapter:
 
 def open_weights(folder: Path, weights: Path | None = None) -> Store:
     """The tensors of an adapter folder: safetensors, else a PyTorch file through the allow-list reader."""
-    from adaptool.tensors.pickles import open_pickle
     from adaptool.tensors.sniff import sniff
 
     if weights is None:
@@ -89,7 +88,12 @@ def open_weights(folder: Path, weights: Path | None = None) -> Store:
                 f"{folder}: a config but no weights ({WEIGHTS_NAME})", hint="was the download or the save cut off?"
             )
         weights = present[0]
-    store = open_pickle(weights) if sniff(weights).startswith("torch") else open_safetensors(weights)
+    if sniff(weights).startswith("torch"):
+        from adaptool.tensors.pickles import open_pickle
+
+        store: Store = open_pickle(weights)
+    else:
+        store = open_safetensors(weights)
     if not store:
         raise FormatError(
             f"{weights}: no tensors at all", hint="an empty save is typical of ZeRO-3 without gathering: save again"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.errors import DiskError, MismatchError, ParityError
-from adaptool.jobs import default_workers, run
+from adaptool.jobs import run
 from adaptool.merging.journal import JOURNAL_NAME, Journal
 from adaptool.merging.merged import Merged, output_prefix
 from adaptool.merging.model_files import card, licence_of, merged_config, side_files
+from adaptool.merging.options import MergeEstimate, MergeOptions, MergeReport
 from adaptool.merging.provenance import hub_id, merge_identity, merge_manifest
 from adaptool.merging.publish import (
     LOCK_NAME,
@@ -31,7 +31,8 @@ from adaptool.merging.sampling import SampleCheck
 from adaptool.tensors.compute import single_threaded_blas
 from adaptool.tensors.dtypes import DType, most_common
 from adaptool.tensors.safetensors import INDEX_NAME, shard_of
-from adaptool.tensors.store import Cast, Selected, Store
+from adaptool.tensors.store import Store
+from adaptool.tensors.views import Cast, Selected
 from adaptool.tensors.writer import (
     PIECE_BYTES,
     Piece,
@@ -49,58 +50,6 @@ DEFAULT_SHARD = 5_000_000_000
 
 SCRATCH = (JOURNAL_NAME, LOCK_NAME)
 """Files of a folder being prepared that are no part of the result; the mark that it is adaptool's goes last."""
-
-Check = Callable[["MergeJob", Path], tuple[str, Any]]
-"""Looks at the finished folder before it is published; gives its name and finding, or raises ParityError."""
-
-
-@dataclass(frozen=True)
-class MergeOptions:
-    """How a merge is written. Nothing here changes a byte of the weights but ``dtype``."""
-
-    dtype: DType | None = None
-    shard_size: int | None = None
-    """Bytes per file; None keeps the base's files."""
-    workers: int = field(default_factory=default_workers)
-    resume: bool = False
-    overwrite: bool = False
-    remote_code: bool = False
-    digest_base: bool = False
-    checks: tuple[Check, ...] = ()
-
-
-@dataclass(frozen=True)
-class MergeEstimate:
-    """What a merge would do."""
-
-    out: Path
-    tensors: int
-    changed: int
-    nbytes: int
-    copied_nbytes: int
-    memory_nbytes: int
-    """Buffers of all workers; the interpreter and NumPy take some 50 MB besides."""
-    workers: int
-    files: tuple[str, ...]
-    changes: tuple[tuple[str, str], ...]
-    """(tensor, what happens to it)."""
-
-
-@dataclass(frozen=True)
-class MergeReport:
-    """What a finished merge did."""
-
-    out: Path
-    tensors: int
-    changed: int
-    nbytes: int
-    copied_nbytes: int
-    sampled_rows: int
-    resumed_pieces: int
-    files: tuple[str, ...]
-    notes: tuple[str, ...]
-    checks: Mapping[str, Any]
-    """What each check that was asked for found: ``verify``, ``forward``."""
 
 
 class MergeJob:

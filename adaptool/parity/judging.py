@@ -22,7 +22,8 @@ from adaptool.merging.sampling import spacing
 from adaptool.parity.compare import Pair, distances, numbers, read_actual
 from adaptool.parity.roundoff import exact_rows, round_off, roundings
 from adaptool.tensors.dtypes import Array, DType, Floats, narrow, widen
-from adaptool.tensors.store import Cast, Store
+from adaptool.tensors.store import Store
+from adaptool.tensors.views import Cast
 
 DRIFT_SIGMAS = 6.0
 """Standard errors off zero that make a drift real: one chance in 10⁹ for each tensor."""

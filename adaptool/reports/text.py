@@ -24,7 +24,7 @@ from adaptool.reports.layout import (
 from adaptool.summary.settings import title
 
 if TYPE_CHECKING:
-    from adaptool.merging.folder import MergeEstimate, MergeReport
+    from adaptool.merging.options import MergeEstimate, MergeReport
     from adaptool.summary.summary import AdapterSummary, ModelSummary
     from adaptool.summary.targets import FullTensors, Target
 

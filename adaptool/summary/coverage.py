@@ -25,7 +25,8 @@ from adaptool.merging.provenance import QUANTISED_NAME, base_name, origin_note
 from adaptool.summary.contents import misshapen, place_of, saved_tensors
 from adaptool.summary.expected import shapes_store, trained_config
 from adaptool.tensors.compute import NumpyCompute
-from adaptool.tensors.store import Store, select
+from adaptool.tensors.store import Store
+from adaptool.tensors.views import select
 
 BLOCK_BYTES = 8 << 20
 

@@ -27,7 +27,8 @@ from adaptool.tensors.bnb_state import QuantState, companions_of, read_states
 from adaptool.tensors.dtypes import Array, DType, narrow, widen
 from adaptool.tensors.files import FileHandle, open_file
 from adaptool.tensors.memo import Memo
-from adaptool.tensors.store import Extent, Store, TensorInfo, View
+from adaptool.tensors.store import Extent, Store, TensorInfo
+from adaptool.tensors.views import View
 
 PIECE = 1 << 17
 """Elements computed at a time: a multiple of every blocksize, small enough for the processor's cache."""

@@ -28,8 +28,9 @@ from adaptool.tensors.legacy import Span, read_legacy, refuse_plain
 from adaptool.tensors.opcodes import PICKLE_LIMIT, interpret
 from adaptool.tensors.safetensors import HEADER_LIMIT
 from adaptool.tensors.sniff import sniff
-from adaptool.tensors.store import Extent, Joined, Selected, Store, TensorInfo
+from adaptool.tensors.store import Extent, Store, TensorInfo
 from adaptool.tensors.strided import is_contiguous, reach, read_rows
+from adaptool.tensors.views import Joined, Selected
 from adaptool.tensors.zips import Member, check_stored, read_members
 
 INDEX_NAME = "pytorch_model.bin.index.json"

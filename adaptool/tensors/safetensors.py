@@ -23,7 +23,8 @@ from adaptool.errors import FormatError, NotFoundError
 from adaptool.tensors.dtypes import DTYPES, Array
 from adaptool.tensors.files import FileHandle, open_file
 from adaptool.tensors.jsons import parse_json
-from adaptool.tensors.store import Extent, Joined, Selected, Store, TensorInfo
+from adaptool.tensors.store import Extent, Store, TensorInfo
+from adaptool.tensors.views import Joined, Selected
 
 HEADER_LIMIT = 100_000_000
 """Bytes: the cap of the reference implementation."""
