@@ -106,10 +106,8 @@ class NumpyCompute(Compute):
         shape = (left.shape[0], right.shape[1])
         if left.dtype != np.float32:
             return left @ right
-        scratch = getattr(self._scratch, "delta", None)
-        if scratch is None or scratch.size < shape[0] * shape[1]:
-            scratch = self._scratch.delta = np.empty(shape[0] * shape[1], np.float32)
-        return np.matmul(left, right, out=scratch[: shape[0] * shape[1]].reshape(shape))
+        scratch = self._reused("delta", shape[0] * shape[1], np.float32)
+        return np.matmul(left, right, out=scratch.reshape(shape))
 
     def row_norms(self, values: Values) -> Values:
         if values.dtype != np.float32:
@@ -124,10 +122,39 @@ class NumpyCompute(Compute):
     def add(self, raw: Array, kind: DType, delta: Values, scale: float, *, safe: bool) -> None:
         form = "safe" if safe and kind.name != "F32" else "once"
         function = getattr(self._library, f"add_{form}_{kind.name.lower()}", None)
-        if function is None or delta.dtype != np.float32:
-            super().add(raw, kind, delta, float(np.float32(scale)) if delta.dtype == np.float32 else scale, safe=safe)
-            return
-        function(raw.ctypes.data, np.ascontiguousarray(delta).ctypes.data, scale, raw.size)
+        if delta.dtype != np.float32:
+            super().add(raw, kind, delta, scale, safe=safe)
+        elif function is not None:
+            function(raw.ctypes.data, np.ascontiguousarray(delta).ctypes.data, scale, raw.size)
+        elif safe or kind.name != "BF16" or not self._add_bf16(raw, delta, np.float32(scale)):
+            super().add(raw, kind, delta, float(np.float32(scale)), safe=safe)
+
+    def _add_bf16(self, raw: Array, delta: Floats, scale: np.float32) -> bool:
+        """What the kernel does, in few passes over cached arrays; False, and nothing done, at NaN or Inf."""
+        update = np.multiply(delta, scale, out=self._reused("update", raw.size, np.float32).reshape(raw.shape))
+        bits = self._reused("bits", raw.size, np.uint32).reshape(raw.shape)
+        np.copyto(bits, raw)
+        bits <<= 16
+        update += bits.view(np.float32)
+        flat = update.reshape(-1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not np.isfinite(np.dot(flat, flat)):
+                return False
+        sums = update.view(np.uint32)
+        np.right_shift(sums, 16, out=bits)
+        bits &= 1
+        bits += 0x7FFF
+        sums += bits
+        raw[...] = sums.view(np.uint16)[..., 1::2]
+        return True
+
+    def _reused(self, name: str, size: int, kind: type[np.generic]) -> Array:
+        """This thread's buffer of that name, at least ``size`` long."""
+        held = getattr(self._scratch, name, None)
+        if held is None or held.size < size:
+            held = np.empty(size, kind)
+            setattr(self._scratch, name, held)
+        return held[:size]
 
 
 def _row_squares(values: Floats) -> Floats:
