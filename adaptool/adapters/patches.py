@@ -37,10 +37,6 @@ class Patch(ABC):
     def apply(self, block: Block, compute: Compute, *, safe: bool) -> None:
         """Change the block in place, rounding as PEFT does (``safe``: as its ``safe_merge=True``)."""
 
-    def undo(self, block: Block, compute: Compute) -> None:
-        """Take the effect out of the block again, rounding as PEFT's ``unmerge`` does."""
-        raise NotImplementedError(f"{type(self).__name__} is never merged before a DoRA adapter")
-
     @abstractmethod
     def exact(self, values: Floats, block: Block) -> Floats:
         """The patched rows of ``block`` in float64, unrounded; ``values`` is what came before this patch.
@@ -70,6 +66,7 @@ class LowRank(Patch):
             )
 
     def undo(self, block: Block, compute: Compute) -> None:
+        """Take the delta out of the block again, rounding as PEFT's ``unmerge`` does."""
         for start, stop, delta in self.deltas(block, compute):
             compute.add(block.rows(start, stop), block.kind, delta, -self.scale, safe=True)
 
@@ -113,6 +110,7 @@ class Dora(Patch):
             compute.store(factor * (compute.load(raw, block.kind) + delta), raw, block.kind)
 
     def undo(self, block: Block, compute: Compute) -> None:
+        """Take the effect out of the block again, rounding as PEFT's ``unmerge`` does."""
         for raw, delta, factor in self._tiles(block, compute):
             compute.store(compute.load(raw, block.kind) / factor - delta, raw, block.kind)
 

@@ -19,18 +19,16 @@ from typing import NoReturn
 
 import numpy as np
 
-from adaptool.errors import FormatError, NotFoundError, UnsupportedError
+from adaptool.errors import FormatError, UnsupportedError
 from adaptool.tensors.allowlist import TensorRef, shown
 from adaptool.tensors.dtypes import Array
 from adaptool.tensors.files import FileHandle, open_file
-from adaptool.tensors.jsons import parse_json
 from adaptool.tensors.legacy import Span, read_legacy, refuse_plain
 from adaptool.tensors.opcodes import PICKLE_LIMIT, interpret
-from adaptool.tensors.safetensors import HEADER_LIMIT
+from adaptool.tensors.safetensors import open_sharded
 from adaptool.tensors.sniff import sniff
 from adaptool.tensors.store import Extent, Store, TensorInfo
 from adaptool.tensors.strided import is_contiguous, reach, read_rows
-from adaptool.tensors.views import Joined, Selected
 from adaptool.tensors.zips import Member, check_stored, read_members
 
 INDEX_NAME = "pytorch_model.bin.index.json"
@@ -137,36 +135,7 @@ def open_pickle_sharded(index_path: Path) -> Store:
 
     Raises FormatError where the index and the shards disagree.
     """
-    handle = open_file(index_path)
-    try:
-        index = parse_json(handle.read_all(HEADER_LIMIT), str(index_path), what="index")
-    finally:
-        handle.close()
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-        raise FormatError(f"{index_path}: no weight_map from tensor to file")
-    shards = {name: _open_shard(index_path, name) for name in sorted(set(weight_map.values()))}
-    for name, file_name in weight_map.items():
-        if name not in shards[file_name]:
-            raise FormatError(f"{index_path}: {shown(name)!r} should be in {file_name} and is not")
-    for file_name, shard in shards.items():
-        for name in shard:
-            if name not in weight_map:
-                raise FormatError(f"{index_path}: {file_name} holds {shown(name)!r}, which the index does not list")
-    chosen = [
-        Selected(shard, {name: name for name in shard if weight_map[name] == file_name})
-        for file_name, shard in shards.items()
-    ]
-    return Joined(tuple(chosen), str(index_path.parent))
-
-
-def _open_shard(index_path: Path, file_name: str) -> PickleFile:
-    if Path(file_name).name != file_name or "\0" in file_name:
-        raise FormatError(f"{index_path}: the shard {shown(file_name)!r} is not a file beside it")
-    try:
-        return open_pickle(index_path.parent / file_name)
-    except NotFoundError as error:
-        raise NotFoundError(f"{index_path} names {file_name}, which is not there", hint="download it") from error
+    return open_sharded(index_path, open_pickle)
 
 
 def _refuse_kind(handle: FileHandle, kind: str) -> NoReturn:

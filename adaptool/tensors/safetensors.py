@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -180,8 +180,10 @@ def _check_tiling(path: Path, ranges: list[tuple[str, int, int]], data_size: int
             raise FormatError(f"{path}: {before!r} {detail}", hint="the file is truncated or damaged: fetch it again")
 
 
-def open_sharded(index_path: Path) -> Store:
+def open_sharded(index_path: Path, open_shard: Callable[[Path], Store] | None = None) -> Store:
     """A sharded checkpoint by its index: every listed tensor, in the index's order of files.
+
+    ``open_shard`` opens one file; safetensors unless said otherwise.
 
     Raises FormatError where the index and the shards disagree.
     """
@@ -194,7 +196,7 @@ def open_sharded(index_path: Path) -> Store:
         if Path(file_name).name != file_name or file_name in (".", "..") or "\0" in file_name:
             raise FormatError(f"{index_path}: the shard {file_name!r} is not a file beside it")
         try:
-            shards[file_name] = open_safetensors(index_path.parent / file_name)
+            shards[file_name] = (open_shard or open_safetensors)(index_path.parent / file_name)
         except NotFoundError as error:
             raise NotFoundError(f"{index_path} names {file_name}, which is not there", hint="download it") from error
     _check_index(index_path, weight_map, shards)
