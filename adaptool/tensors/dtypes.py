@@ -36,6 +36,10 @@ class DType:
         """Bytes per element; 1 for the packed types, whose last axis is counted in bits."""
         return max(1, self.bits // 8)
 
+    def row_nbytes(self, columns: int) -> int:
+        """Bytes of a row of ``columns`` elements."""
+        return (columns * self.bits + 7) // 8
+
     @property
     def mergeable(self) -> bool:
         """Whether arithmetic on it means anything here: the float types that hold weights."""

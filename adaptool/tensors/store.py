@@ -49,12 +49,12 @@ class TensorInfo:
     @property
     def nbytes(self) -> int:
         """Bytes as stored."""
-        return (self.size * self.dtype.bits + 7) // 8
+        return self.dtype.row_nbytes(self.size)
 
     @property
     def row_nbytes(self) -> int:
         """Bytes of one row as stored."""
-        return (self.columns * self.dtype.bits + 7) // 8
+        return self.dtype.row_nbytes(self.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ class Store(ABC):
     @abstractmethod
     def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
         """Rows ``start:stop`` of a tensor in its storage type, shape (stop − start, columns).
+
+        Rows of a quantised type are its bytes: shape (stop − start, ``row_nbytes``).
 
         With ``out`` (C-contiguous, of that shape and type) they are read into it, and it is returned.
         Safe to call from several threads.
