@@ -1,0 +1,1 @@
+"""GGUF: a Store as what llama.cpp loads, quantised, and back again."""
