@@ -1,1 +1,1 @@
-"""What a GGUF of each architecture holds: one table an architecture, read forwards to convert and backwards to go back."""
+"""What a GGUF of each architecture holds: one table each, read forwards to convert and backwards to go back."""

@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One metadata key, ``{arch}.name`` in the file (``name`` itself, if it begins with "general."), typed by ``make``."""
+    """One metadata key: ``{arch}.name`` in the file, or ``name`` itself if it begins with "general."."""
 
     name: str
     make: Callable[[Any], Value]
@@ -35,7 +35,7 @@ class Key:
 
 
 def setting(name: str, make: Callable[[Any], Value], *config: str, default: Any = None) -> Key:
-    """A key that holds a config.json setting: the first of ``config`` that is set, else ``default`` (None: left out)."""
+    """A key that holds a config.json setting: the first of ``config`` that is set, else ``default`` (None: no key)."""
     return Key(name, make, lambda hp: hp.find(*config, default=default), config[0])
 
 
