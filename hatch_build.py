@@ -17,12 +17,12 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-ROOM = Path("adaptool/tensors")
+TENSORS = Path("adaptool/tensors")
 FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared"]
 
 
 class KernelHook(BuildHookInterface):
-    """Compiles ``_kernels.c`` into a plain shared library beside it."""
+    """Compiles the C sources into plain shared libraries beside them."""
 
     PLUGIN_NAME = "custom"
 
@@ -30,33 +30,43 @@ class KernelHook(BuildHookInterface):
         """Called by hatchling before it collects the files of a wheel (also of an editable one)."""
         if self.target_name != "wheel":
             return
-        library = compile_kernels(Path(self.root) / ROOM)
-        if library is None:
-            self.app.display_warning("no C compiler: adaptool will use its NumPy kernels (same bytes, slower)")
+        libraries = compile_kernels(Path(self.root))
+        if not libraries:
+            self.app.display_warning("no C compiler: adaptool will use NumPy and a prebuilt ggml (same bytes, slower)")
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
-        build_data["artifacts"].append(f"/{ROOM}/{library.name}")
+        build_data["artifacts"] += [f"/{library.relative_to(self.root).as_posix()}" for library in libraries]
 
 
-def compile_kernels(room: Path) -> Path | None:
-    """The compiled library, or None where nothing here can compile it; replaced atomically."""
+def compile_kernels(root: Path) -> list[Path]:
+    """The libraries made: the merge's loops, and GGML's quantisers; none where nothing here can compile them."""
+    tensors = root / TENSORS
+    wanted = {
+        tensors / "_kernels.so": [tensors / "_kernels.c"],
+        tensors / "ggml" / "_quants.so": sorted((tensors / "ggml").glob("*.c")),
+    }
+    return [target for target, sources in wanted.items() if compile_library(target, sources)]
+
+
+def compile_library(target: Path, sources: list[Path]) -> bool:
+    """Compile ``sources`` together into ``target``, replaced atomically; False where that fails."""
     candidates = (os.environ.get("CC", ""), "cc", "gcc", "clang")
     compiler = next(filter(None, map(shutil.which, candidates)), None)
     if compiler is None or sys.platform == "win32":
-        return None
-    target = room / "_kernels.so"
+        return False
     # Dispatch on the processor at load time (GNU ifunc); other platforms compile for their baseline.
     variants = [["-DADAPTOOL_CLONES"], []] if platform.machine() in ("x86_64", "AMD64") else [[]]
-    with tempfile.TemporaryDirectory(dir=room) as work:
+    with tempfile.TemporaryDirectory(dir=target.parent) as work:
         for extra in variants:
-            made = Path(work) / "kernels.so"
-            command = [compiler, *FLAGS, *extra, str(room / "_kernels.c"), "-o", str(made)]
+            made = Path(work) / target.name
+            command = [compiler, *FLAGS, *extra, *map(str, sources), "-lm", "-o", str(made)]
             if subprocess.run(command, capture_output=True, check=False).returncode == 0:
                 made.replace(target)
-                return target
-    return None
+                return True
+    return False
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{compile_kernels(Path(__file__).parent / ROOM) or 'no C compiler found'}\n")
+    made = compile_kernels(Path(__file__).parent)
+    sys.stdout.write("".join(f"{library}\n" for library in made) or "no C compiler found\n")

@@ -1,0 +1,88 @@
+"""Quantisers compiled by others: the ggml of ``libggml-python`` through ctypes, else ``libgguf``, else ``gguf``.
+
+They are looked for when first needed, and none is required. Each is called with checked arguments only: ggml ends the
+process where it doubts them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from adaptool.tensors.dtypes import Array, Floats
+from adaptool.tensors.ggml.types import GGML_TYPES, GGMLType
+
+Quantiser = Callable[[Floats, GGMLType, Floats | None, Array], None]
+"""Fills blocks, shape (rows, row_nbytes), from float32 rows and the columns' importance or None."""
+
+IMPORTANCE_REQUIRED = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"})
+"""Types too narrow to mean anything without an imatrix: ggml refuses them, or should (IQ1_M)."""
+
+_ACTIVATIONS = frozenset({"Q8_1", "Q8_K"})  # what ggml quantises activations to while computing, never files
+_IN_NUMPY = frozenset({"Q4_1", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0"})  # those gguf rounds exactly as ggml does
+
+
+def libggml(kind: GGMLType, weighted: bool) -> Quantiser | None:
+    """ggml itself, prebuilt by the package ``libggml-python``."""
+    return _chunk if kind.name not in _ACTIVATIONS and _ggml() is not None else None
+
+
+def libgguf(kind: GGMLType, weighted: bool) -> Quantiser | None:
+    """ggml's reference quantisers, prebuilt by the package ``libgguf``."""
+    return _rows if kind.name not in _ACTIVATIONS and find_spec("libgguf") is not None else None
+
+
+def gguf(kind: GGMLType, weighted: bool) -> Quantiser | None:
+    """The NumPy quantisers of the package ``gguf``: few types, no importance, slower than the others."""
+    usable = kind.name in _IN_NUMPY and (not weighted or kind.name not in _WEIGHTED_DIFFERS)
+    return _numpy if usable and find_spec("gguf") is not None else None
+
+
+_WEIGHTED_DIFFERS = frozenset({"Q4_1", "Q5_1"})  # the others ignore importance
+
+
+@cache
+def _ggml() -> ctypes.CDLL | None:
+    spec = find_spec("libggml")
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    for folder in folders:
+        for name in ("libggml-base.so", "libggml-base.dylib", "ggml-base.dll"):
+            for path in sorted(Path(folder).glob(f"*/{name}")):
+                try:
+                    return _initialised(ctypes.CDLL(str(path)))
+                except (OSError, AttributeError):
+                    continue
+    return None
+
+
+def _initialised(loaded: ctypes.CDLL) -> ctypes.CDLL:
+    number, pointer = ctypes.c_int64, ctypes.c_void_p
+    loaded.ggml_quantize_init.argtypes, loaded.ggml_quantize_init.restype = (ctypes.c_int,), None
+    chunk = loaded.ggml_quantize_chunk  # type, source, destination, first element, rows, columns, importance
+    chunk.argtypes, chunk.restype = (ctypes.c_int, pointer, pointer, number, number, number, pointer), ctypes.c_size_t
+    for kind in GGML_TYPES.values():
+        loaded.ggml_quantize_init(kind.id)  # the search grids, before any thread needs them
+    return loaded
+
+
+def _chunk(values: Floats, kind: GGMLType, importance: Floats | None, out: Array) -> None:
+    loaded = _ggml()
+    assert loaded is not None
+    weights = None if importance is None else importance.ctypes.data
+    loaded.ggml_quantize_chunk(kind.id, values.ctypes.data, out.ctypes.data, 0, *values.shape, weights)
+
+
+def _rows(values: Floats, kind: GGMLType, importance: Floats | None, out: Array) -> None:
+    importlib.import_module("libgguf").quantize_rows_into_raw(kind.id, values, out, *values.shape, importance)
+
+
+def _numpy(values: Floats, kind: GGMLType, importance: Floats | None, out: Array) -> None:
+    quants = importlib.import_module("gguf.quants")
+    number = importlib.import_module("gguf.constants").GGMLQuantizationType(kind.id)
+    np.copyto(out, quants.quantize(values, number))
