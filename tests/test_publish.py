@@ -17,7 +17,7 @@ from making import llama, lora, merged, refusal_of, tree, write_json
 
 from adaptool.api import merge
 from adaptool.errors import AdaptoolError, DiskError, MismatchError, ParityError, UsageError
-from adaptool.merging import publish
+from adaptool.writing import publish
 from adaptool.merging.options import MergeOptions
 
 
@@ -382,7 +382,7 @@ def small_disk(tmp_path):
 
 def test_a_disk_that_fills_up_is_survived(adapter, small_disk, tmp_path, monkeypatch):
     base = llama(tmp_path / "base", layers=8)
-    monkeypatch.setattr("adaptool.merging.folder.require_space", lambda *_: None)
+    monkeypatch.setattr("adaptool.writing.job.require_space", lambda *_: None)
     (small_disk / "ballast").write_bytes(bytes(400_000))
     adapter = lora(tmp_path / "large", layers=8)
     with pytest.raises(DiskError, match="No space left") as error:

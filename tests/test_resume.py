@@ -20,10 +20,10 @@ from making import edit_json, llama, lora, merged, tree
 
 from adaptool.api import merge
 from adaptool.errors import AdaptoolError, DiskError
-from adaptool.merging import journal
-from adaptool.merging.journal import JOURNAL_NAME, Journal
+from adaptool.writing import journal
+from adaptool.writing.journal import JOURNAL_NAME, Journal
 from adaptool.merging.options import MergeOptions
-from adaptool.merging.publish import partial_path
+from adaptool.writing.publish import partial_path
 from adaptool.tensors.dtypes import F16
 from adaptool.tensors.writer import PieceWriter
 
@@ -78,7 +78,7 @@ def killed_at_event(inputs: dict, out: Path, number: int, count: Path | None, ex
                 os.kill(os.getpid(), signal.SIGKILL)
 
     if not exchange:
-        from adaptool.merging import publish
+        from adaptool.writing import publish
 
         publish._renameat2_exchange = lambda *_: False
     sys.addaudithook(watch)
@@ -397,7 +397,7 @@ def test_an_io_error_in_the_journal_is_worded(inputs, tmp_path, monkeypatch):
 
 CLI = "import sys; from adaptool.cli.main import run; run()"
 SLOW = """
-import time, adaptool.merging.journal as j
+import time, adaptool.writing.journal as j
 record = j.Journal.record
 j.Journal.record = lambda self, number: (time.sleep(0.05), record(self, number))[1]
 """

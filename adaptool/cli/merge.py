@@ -67,7 +67,7 @@ def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, 
 
 
 def _options(*, dtype: str | None, shard_size: str | None, workers: int | None, verify: bool, parity: str | None,
-             prompts: tuple[str, ...], **same: bool) -> Any:  # fmt: skip
+             prompts: tuple[str, ...], **same: Any) -> Any:  # fmt: skip
     from adaptool.jobs import default_workers
     from adaptool.merging.options import MergeOptions
     from adaptool.parity.checks import forward_check, verify_check

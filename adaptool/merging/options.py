@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from adaptool.jobs import default_workers
 from adaptool.tensors.dtypes import DType
+from adaptool.tensors.store import Store
+from adaptool.writing.job import Output
 
 if TYPE_CHECKING:
     from adaptool.merging.folder import MergeJob
 
 Check = Callable[["MergeJob", Path], tuple[str, Any]]
 """Looks at the finished folder before it is published; gives its name and finding, or raises ParityError."""
+
+
+class Export(Protocol):
+    """Other files made of the merged model in the same run: GGUFs. The room that knows how is above this one."""
+
+    @property
+    def outputs(self) -> Sequence[Output]:
+        """What is written after the merged model."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the user should know."""
+
+    @property
+    def summaries(self) -> Sequence[Any]:
+        """What each file holds, for the report."""
+
+    @property
+    def records(self) -> Sequence[Mapping[str, Any]]:
+        """What the manifest says of each file."""
+
+    def finish(self, partial: Path) -> None:
+        """Check the written files, and write what lies beside them."""
+
+
+Exporting = Callable[["MergeJob", Store], Export]
+"""Plans an export of a merge from the store that holds the merged model."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +59,9 @@ class MergeOptions:
     remote_code: bool = False
     digest_base: bool = False
     checks: tuple[Check, ...] = ()
+    safetensors: bool = True
+    """Whether the merged model itself is written, or only what is exported from it."""
+    exports: tuple[Exporting, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +79,8 @@ class MergeEstimate:
     files: tuple[str, ...]
     changes: tuple[tuple[str, str], ...]
     """(tensor, what happens to it)."""
+    exports: tuple[Any, ...] = ()
+    """What each GGUF would hold."""
 
 
 @dataclass(frozen=True)
@@ -64,3 +98,5 @@ class MergeReport:
     notes: tuple[str, ...]
     checks: Mapping[str, Any]
     """What each check that was asked for found: ``verify``, ``forward``."""
+    exports: tuple[Any, ...] = ()
+    """What each GGUF holds."""

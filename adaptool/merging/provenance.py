@@ -101,6 +101,7 @@ def merge_manifest(
     sampled: int,
     digest_base: bool,
     notes: Sequence[str],
+    gguf: Sequence[Mapping[str, Any]] = (),
 ) -> Mapping[str, Any]:
     """What was made of what: canonical, without paths or times, so that equal merges have equal manifests."""
     base = merged.plan.base
@@ -129,6 +130,7 @@ def merge_manifest(
         },
         "checked": {"sampled_rows": sampled},
         "files": [{"name": name, "size": size} for name, size in files],
+        **({"gguf": list(gguf)} if gguf else {}),
         "notes": list(notes),
     }
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import threading
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from adaptool.errors import ParityError
 from adaptool.merging.merged import Merged
-from adaptool.tensors.dtypes import DType, Floats, narrow, widen
+from adaptool.tensors.dtypes import Array, DType, Floats, narrow, widen
 from adaptool.tensors.store import Store
-from adaptool.tensors.writer import Piece, PieceWriter
+from adaptool.tensors.views import View
+
+ReadRows = Callable[[int, int], Array]
+"""Rows from one on, and how many."""
 
 FLOAT32_NOISE = 2.0**-17
 """Relative to the largest term: what summing r products in float32 may differ from float64 by, generously."""
@@ -40,12 +44,10 @@ class Sampled:
 
 
 class SampleCheck:
-    """Checks one row of each computed piece after it is written; raises ParityError where it is not what it must be."""
+    """Checks one row of each computed piece against float64; raises ParityError where it is not what it must be."""
 
-    def __init__(self, merged: Merged, output: Store, writer: PieceWriter) -> None:
+    def __init__(self, merged: Merged) -> None:
         self._merged = merged
-        self._output = output
-        self._writer = writer
         self._lock = threading.Lock()
         self.seen = Sampled()
 
@@ -54,18 +56,24 @@ class SampleCheck:
         patches = self._merged.plan.patches.get(source_name, ())
         return bool(patches) and not any(patch.whole for patch in patches)
 
-    def __call__(self, piece: Piece, source_name: str) -> None:
-        """Check one row of ``piece``, chosen by a hash of its place so that runs agree on it."""
+    def unit(self, source_name: str) -> int:
+        """Store rows that are checked together."""
+        return self._merged.layout(source_name).unit if self.applies(source_name) else 1
+
+    def __call__(self, source_name: str, label: str, start: int, stop: int, kind: DType, read: ReadRows) -> None:
+        """Check one of the rows ``start:stop``, chosen by a hash of its place so that runs agree on it.
+
+        ``read(row, count)`` gives rows as they were written, in the type ``kind``; ``label`` is what they are called.
+        """
         if not self.applies(source_name):
             return
         patches = self._merged.plan.patches[source_name]
         layout = self._merged.layout(source_name)
-        first, last = piece.start // layout.unit, piece.stop // layout.unit
-        row = first + zlib.crc32(f"{source_name}:{piece.start}".encode()) % (last - first)
+        first, last = start // layout.unit, stop // layout.unit
+        row = first + zlib.crc32(f"{source_name}:{start}".encode()) % (last - first)
         unmerged = self._merged.unmerged(source_name, row * layout.unit, (row + 1) * layout.unit)
         before = widen(unmerged, self._merged[source_name].dtype).astype(np.float64).ravel()
-        kind = self._output[piece.tensor].dtype
-        written = self._writer.read_back(piece, row * layout.unit, layout.unit)
+        written = read(row * layout.unit, layout.unit)
         after = widen(written, kind).astype(np.float64).ravel()
         exact, scale = (values.ravel() for values in self._merged.exact(source_name, row, 1))
         roundings = 2 * len(patches) ** 2 + (kind != self._merged[source_name].dtype)
@@ -74,7 +82,7 @@ class SampleCheck:
         if wrong.any():
             column = int(np.argmax(wrong))
             raise ParityError(
-                f"{piece.tensor}, row {row}, column {column}: wrote {after[column]:.8g}, must be {exact[column]:.8g}",
+                f"{label}, row {row}, column {column}: wrote {after[column]:.8g}, must be {exact[column]:.8g}",
                 hint="the machine or adaptool computed wrongly: please report it with the adapter's config",
             )
         with self._lock:
@@ -83,3 +91,21 @@ class SampleCheck:
 
     def _spacing(self, scale: Floats, source_name: str, kind: DType) -> Floats:
         return np.maximum(spacing(scale, kind), spacing(scale, self._merged[source_name].dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class SampledView(View):
+    """The merged model, a row of whatever is read from it checked: where no 16-bit file is written to read back."""
+
+    source: Store
+    names: Mapping[str, str]
+    """Output tensor → its name in the merge."""
+    check: SampleCheck
+
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        rows = self.source.read(name, start, stop, out)
+        info, start, stop = self.span(name, start, stop)
+        unit = self.check.unit(self.names[name])
+        if start < stop and not (start % unit or stop % unit):
+            self.check(self.names[name], name, start, stop, info.dtype, lambda at, n: rows[at - start : at - start + n])
+        return rows

@@ -41,6 +41,11 @@ class DType:
         return (columns * self.bits + 7) // 8
 
     @property
+    def blocked(self) -> bool:
+        """Whether elements share bytes, in blocks: the quantised types of GGML."""
+        return False
+
+    @property
     def mergeable(self) -> bool:
         """Whether arithmetic on it means anything here: the float types that hold weights."""
         return self.name in ("BF16", "F16", "F32", "F64")

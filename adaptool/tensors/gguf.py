@@ -58,8 +58,7 @@ class GgufFile(Store):
     def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
         info, start, stop = self.span(name, start, stop)
         if out is None:
-            width = info.row_nbytes if isinstance(info.dtype, GGMLType) else info.columns
-            out = np.empty((stop - start, width), info.dtype.storage)
+            out = np.empty((stop - start, info.width), info.dtype.storage)
         self._file.read_into(out, self.offsets[name] + start * info.row_nbytes)
         return out
 

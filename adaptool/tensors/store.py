@@ -52,6 +52,11 @@ class TensorInfo:
         return self.dtype.row_nbytes(self.size)
 
     @property
+    def width(self) -> int:
+        """Elements of the storage type in a row: its columns, or the bytes of a quantised one."""
+        return self.row_nbytes // np.dtype(self.dtype.storage).itemsize if self.dtype.blocked else self.columns
+
+    @property
     def row_nbytes(self) -> int:
         """Bytes of one row as stored."""
         return self.dtype.row_nbytes(self.columns)

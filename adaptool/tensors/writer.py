@@ -16,11 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from adaptool.errors import DiskError
 from adaptool.tensors.dtypes import Array, bytes_of
+from adaptool.tensors.files import FileHandle, open_file
 from adaptool.tensors.store import Extent, Store, TensorInfo
 
 PIECE_BYTES = 8 << 20
@@ -30,6 +32,21 @@ COPY_BYTES = 64 << 20
 """Bytes moved by one copy: small enough to show progress and to resume."""
 
 COPY_UNSUPPORTED = {errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
+
+
+class Plan(Protocol):
+    """A file to be written: all that is known of it before a tensor is computed."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def infos(self) -> tuple[TensorInfo, ...]: ...
+    @property
+    def header(self) -> bytes: ...
+    @property
+    def offsets(self) -> Mapping[str, int]: ...
+    @property
+    def size(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -127,8 +144,11 @@ def index_json(plans: Sequence[FilePlan]) -> str:
     return json.dumps({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}, indent=2) + "\n"
 
 
-def pieces_of(store: Store, plans: Sequence[FilePlan]) -> Iterator[Piece]:
-    """Every piece of every file, in file order: long copies in parts, computed tensors by the store's own cuts."""
+def pieces_of(store: Store, plans: Sequence[Plan], nbytes: int | None = None) -> Iterator[Piece]:
+    """Every piece of every file, in file order: long copies in parts, computed tensors by the store's own cuts.
+
+    ``nbytes`` is about how much is computed at a time; PIECE_BYTES unless said.
+    """
     for plan in plans:
         for info in plan.infos:
             offset = plan.offsets[info.name]
@@ -139,7 +159,7 @@ def pieces_of(store: Store, plans: Sequence[FilePlan]) -> Iterator[Piece]:
                     source = Extent(extent.path, extent.offset + done, length)
                     yield Piece(plan.name, info.name, 0, 0, offset + done, length, source)
             elif info.nbytes:
-                for start, stop in store.spans(info.name, PIECE_BYTES):
+                for start, stop in store.spans(info.name, nbytes or PIECE_BYTES):
                     at = offset + start * info.row_nbytes
                     yield Piece(plan.name, info.name, start, stop, at, (stop - start) * info.row_nbytes, None)
 
@@ -147,7 +167,7 @@ def pieces_of(store: Store, plans: Sequence[FilePlan]) -> Iterator[Piece]:
 class PieceWriter:
     """Writes pieces into the files of a folder; one object serves all threads."""
 
-    def __init__(self, store: Store, folder: Path, plans: Sequence[FilePlan]) -> None:
+    def __init__(self, store: Store, folder: Path, plans: Sequence[Plan]) -> None:
         self._store = store
         self._plans = {plan.name: plan for plan in plans}
         self._folder = folder
@@ -156,7 +176,7 @@ class PieceWriter:
         self._lock = threading.Lock()
         self._descriptors = {name: self._open(plan) for name, plan in self._plans.items()}
 
-    def _open(self, plan: FilePlan) -> int:
+    def _open(self, plan: Plan) -> int:
         path = self._folder / plan.name
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -182,7 +202,7 @@ class PieceWriter:
     def read_back(self, piece: Piece, row: int, count: int) -> Array:
         """Rows of a written tensor as they lie in the file."""
         info = self._store[piece.tensor]
-        out = np.empty((count, info.columns), info.dtype.storage)
+        out = np.empty((count, info.width), info.dtype.storage)
         at = self._plans[piece.file].offsets[piece.tensor] + row * info.row_nbytes
         os.preadv(self._descriptors[piece.file], [bytes_of(out)], at)
         return out
@@ -217,6 +237,41 @@ class PieceWriter:
         for descriptor in (*self._descriptors.values(), *self._sources.values()):
             os.close(descriptor)
         self._descriptors, self._sources = {}, {}
+
+
+@dataclass(frozen=True, eq=False)
+class Written(Store):
+    """What ``plans`` put into a folder, read back from there: for a second output made of the first."""
+
+    folder: Path
+    plans: Sequence[Plan]
+
+    @cached_property
+    def infos(self) -> Mapping[str, TensorInfo]:
+        return {info.name: info for plan in self.plans for info in plan.infos}
+
+    @cached_property
+    def _homes(self) -> Mapping[str, Plan]:
+        return {info.name: plan for plan in self.plans for info in plan.infos}
+
+    @cached_property
+    def _handles(self) -> Mapping[str, FileHandle]:
+        return {plan.name: open_file(self.folder / plan.name) for plan in self.plans}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        info, start, stop = self.span(name, start, stop)
+        if out is None:
+            out = np.empty((stop - start, info.width), info.dtype.storage)
+        plan = self._homes[name]
+        self._handles[plan.name].read_into(out, plan.offsets[name] + start * info.row_nbytes)
+        return out
+
+    def extent(self, name: str) -> Extent | None:
+        plan = self._homes[self[name].name]
+        return Extent(self.folder / plan.name, plan.offsets[name], self[name].nbytes)
+
+    def __str__(self) -> str:
+        return str(self.folder)
 
 
 def _copy_range(source: int, target: int, length: int, source_offset: int, target_offset: int) -> int:

@@ -24,6 +24,11 @@ class GGMLType(DType):
         return columns // self.block * self.block_nbytes
 
     @property
+    def blocked(self) -> bool:
+        """Always."""
+        return True
+
+    @property
     def bits_per_weight(self) -> float:
         """What one element costs."""
         return self.block_nbytes * 8 / self.block

@@ -1,0 +1,1 @@
+"""Writing: outputs streamed into a folder, journalled, and published whole or not at all."""
