@@ -82,6 +82,9 @@ class Converted(Store):
         columns = self[placed.name].columns
         if placed.transposed:
             return into(out, np.ascontiguousarray(self.source.read(placed.sources[0])[:, start:stop].T))
+        if placed.order is not None and len(placed.shape) == 1:  # a vector is one row: it is its elements that move
+            whole = np.concatenate([self.source.read(name).reshape(-1) for name in placed.sources])
+            return into(out, whole[placed.order].reshape(1, -1))
         if self.source[placed.sources[0]].columns != columns:  # a reshape: (n, 1) or (1, n) as a vector
             return into(out, self._sequence(placed, 0, self._source_rows(placed)).reshape(-1, columns)[start:stop])
         if out is None:

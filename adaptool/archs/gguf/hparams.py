@@ -20,22 +20,31 @@ NEEDED = object()
 
 @dataclass(frozen=True)
 class Hparams:
-    """``raw`` is config.json, ``defaults`` what its class assumes of a missing key."""
+    """``raw`` is config.json, ``defaults`` what its class assumes of a missing key: a value, or how it is computed."""
 
     raw: Mapping[str, Any]
     defaults: Mapping[str, Any]
 
     @cached_property
-    def all(self) -> Mapping[str, Any]:
-        """Every setting, the text model's own above the shared ones."""
+    def given(self) -> Mapping[str, Any]:
+        """Every setting of the config, the text model's own above the shared ones."""
         nested = self.raw.get("text_config")
-        return {**self.defaults, **self.raw, **(nested if isinstance(nested, dict) else {})}
+        return {**self.raw, **(nested if isinstance(nested, dict) else {})}
 
     def find(self, *names: str, default: Any = NEEDED) -> Any:
-        """The first of ``names`` that is set (and not null)."""
+        """The first of ``names`` that is set (and not null), else the first that the class assumes.
+
+        A null is a setting too: only a computed assumption takes its place.
+        """
         for name in names:
-            if (value := self.all.get(name)) is not None:
+            if (value := self.given.get(name)) is not None:
                 return value
+        for name in names:
+            assumed = self.defaults.get(name)
+            if callable(assumed):
+                return assumed(self)
+            if assumed is not None and name not in self.given:
+                return assumed
         if default is NEEDED:
             raise FormatError(f"config.json: no {names[0]}", hint="compare it with the original model's config.json")
         return default

@@ -39,8 +39,8 @@ def main_rope(hp: Hparams) -> Any:
 
 SCALING_TYPES = {"linear": "linear", "yarn": "yarn", "longrope": "longrope", "su": "longrope"}
 """``rope_type`` → what ``rope.scaling.type`` calls it."""
-SILENT_SCALINGS = ("default", "llama3")
-"""Nothing to say: no scaling, or one that becomes a tensor of factors."""
+SILENT_SCALINGS = ("default", "llama3", "dynamic")
+"""Nothing to say: no scaling, one that becomes a tensor of factors, or one that begins beyond the context length."""
 
 
 def _scaling(hp: Hparams) -> str | None:

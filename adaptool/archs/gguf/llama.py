@@ -1,18 +1,29 @@
-"""Llama and those who kept its shape: Mistral, Mixtral, SmolLM2, TinyLlama, Yi, …"""
+"""Llama and those who kept its shape: Mistral, Mixtral, SmolLM2, TinyLlama, Yi, Arcee, SmolLM3, Ministral 3, …
+
+Their common mark in a GGUF: the rows of q and k are reordered, because ggml rotates neighbours where transformers
+rotates halves.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
+from adaptool.archs.gguf.decoders import (
+    HEAD_LENGTHS,
+    ROTARY_LENGTH,
+    TEXT_MODEL,
+    VISION,
+    assumed,
+    divided,
+    llama3_factors,
+)
+from adaptool.archs.gguf.experts import FUSED_EXPERTS
 from adaptool.archs.gguf.hparams import Hparams
-from adaptool.archs.gguf.keys import COMMON, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, main_rope
+from adaptool.archs.gguf.keys import COMMON, VOCAB_SIZE, main_rope
 from adaptool.archs.gguf.placed import Placed, rotary_pairs
 from adaptool.archs.gguf.spec import ArchSpec, Tensor, derived
-from adaptool.tensors.ggml.values import u32
+from adaptool.tensors.ggml.values import f32
 
 
 def pair_queries(tensor: Tensor, hp: Hparams) -> Sequence[Placed]:
@@ -29,35 +40,82 @@ def pair_keys(tensor: Tensor, hp: Hparams) -> Sequence[Placed]:
 
 ROTARY_RULES = {r"q_proj\.(?:weight|bias)": pair_queries, r"k_proj\.(?:weight|bias)": pair_keys}
 
-
-def llama3_factors(hp: Hparams) -> Mapping[str, NDArray[np.float32]]:
-    """``rope_freqs``: by how much Llama 3.1 stretches each frequency.
-
-    Source: Llama 3.1's rope scaling: wavelengths below ``original/high`` stay, above ``original/low`` are divided by
-    ``factor``, in between they are interpolated.
-    """
-    rope = main_rope(hp)
-    if str(rope.get("rope_type", "")).lower() != "llama3":
-        return {}
-    exponents = np.arange(0, hp.head_dim, 2, dtype=np.float32) / np.float32(hp.head_dim)
-    frequencies = np.float32(1) / np.power(np.float32(rope.get("rope_theta", 10000.0)), exponents)
-    factor = float(rope.get("factor", 8))
-    low, high = float(rope.get("low_freq_factor", 1)), float(rope.get("high_freq_factor", 4))
-    original = rope.get("original_max_position_embeddings", 8192)
-    factors = []
-    for frequency in frequencies:
-        wavelength = 2 * math.pi / float(frequency)
-        smooth = (original / wavelength - low) / (high - low)
-        stretched = 1 / ((1 - smooth) / factor + smooth) if original / low >= wavelength >= original / high else factor
-        factors.append(1.0 if wavelength < original / high else stretched)
-    return {"rope_freqs.weight": np.array(factors, np.float32)}
-
-
 LLAMA = ArchSpec(
     name="llama",
-    architectures=("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "LlamaModel"),
-    keys=(*COMMON, KEY_LENGTH, VALUE_LENGTH, VOCAB_SIZE, derived("rope.dimension_count", u32, lambda hp: hp.head_dim)),
+    architectures=("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel", "IQuestCoderForCausalLM"),
+    keys=(*COMMON, *HEAD_LENGTHS, VOCAB_SIZE, ROTARY_LENGTH),
     tokenizer="llama",
     rules=ROTARY_RULES,
+    renames=TEXT_MODEL,
     extras=llama3_factors,
+    defaults={**assumed(), "head_dim": divided},
+    config={"hidden_act": "silu"},
 )
+
+MISTRAL = replace(
+    LLAMA,
+    architectures=("MistralForCausalLM", "MistralModel"),
+    defaults={**assumed(context=131072), "num_key_value_heads": 8, "head_dim": divided},
+    model_type="mistral",
+)
+"""Its sliding window has no key: llama.cpp attends to everything, which is the same up to the window's length."""
+
+MIXTRAL = replace(
+    LLAMA,
+    architectures=("MixtralForCausalLM", "MixtralModel"),
+    rules={**ROTARY_RULES, **FUSED_EXPERTS},
+    renames={**TEXT_MODEL, r"\.block_sparse_moe\.experts\.(?=gate_up_proj|down_proj)": ".mlp.experts."},
+    defaults={
+        **assumed(theta=1e6, eps=1e-5, context=131072),
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    },
+    model_type="mixtral",
+    marked_by="expert_count",
+)
+
+ARCEE = replace(
+    LLAMA,
+    name="arcee",
+    architectures=("ArceeForCausalLM",),
+    defaults={**assumed(eps=1e-5, context=4096), "head_dim": divided},
+    config={"hidden_act": "relu2"},
+)
+
+SMOLLM3_UNROTATED = 4
+"""llama.cpp leaves every fourth layer of SmolLM3 without rotation, whatever the config says."""
+
+
+def _other_unrotated(hp: Hparams) -> str | None:
+    every = hp.find("no_rope_layer_interval", default=SMOLLM3_UNROTATED)
+    rotated = hp.find("no_rope_layers", default=None) or [int((layer + 1) % every != 0) for layer in range(hp.layers)]
+    if [bool(one) for one in rotated] == [(layer + 1) % SMOLLM3_UNROTATED != 0 for layer in range(hp.layers)]:
+        return None
+    return f"no_rope_layers is {rotated}, and llama.cpp's smollm3 leaves out every fourth layer"
+
+
+SMOLLM3 = replace(
+    LLAMA,
+    name="smollm3",
+    architectures=("SmolLM3ForCausalLM",),
+    defaults={**assumed(theta=2e6, context=32768), "num_key_value_heads": 4},
+    limits=_other_unrotated,
+)
+
+MISTRAL3 = replace(
+    LLAMA,
+    name="mistral3",
+    architectures=("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
+    keys=(
+        *LLAMA.keys,
+        derived("rope.scaling.yarn_log_multiplier", f32, lambda hp: main_rope(hp).get("mscale_all_dim")),
+        derived("attention.temperature_scale", f32, lambda hp: main_rope(hp).get("llama_4_scaling_beta")),
+    ),
+    dropped=VISION,
+    defaults={**assumed(eps=1e-5, context=262144), "num_key_value_heads": 8, "head_dim": divided},
+    model_type="ministral3",
+)
+"""Ministral 3, and the text model of Mistral Small 3.1 and its like."""
+
+TABLES = (LLAMA, MISTRAL, MIXTRAL, ARCEE, SMOLLM3, MISTRAL3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -33,20 +33,23 @@ def place(spec: ArchSpec, shapes: Mapping[str, Shape], hparams: Hparams) -> tupl
 
 def _placed(spec: ArchSpec, shapes: Mapping[str, Shape], hparams: Hparams) -> Iterator[Placed]:
     names = name_map(spec.name, hparams.layers)
-    experts: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
-    for source, shape in shapes.items():
-        name = spec.normalised(source)
-        if spec.compiled_dropped.search(name):
+    wanted = {source: name for source in shapes if not spec.compiled_dropped.search(name := spec.normalised(source))}
+    experts = {name: found for name in wanted.values() if (found := EXPERT.match(name))}
+    waiting = Counter(found[1] for found in experts.values())
+    stacks: dict[str, dict[str, dict[int, str]]] = defaultdict(lambda: defaultdict(dict))
+    for source, name in wanted.items():
+        if found := experts.get(name):
+            module = found[1]
+            stacks[module][found[3]][int(found[2])] = source
+            waiting[module] -= 1
+            if not waiting[module]:
+                for matrix, members in sorted(stacks.pop(module).items()):
+                    yield _stacked(names, f"{module}.{matrix}.weight", members, shapes, spec)
             continue
-        if found := EXPERT.match(name):
-            experts[found[1], found[3]][int(found[2])] = source
-            continue
-        tensor = Tensor(name, source, shape)
+        tensor = Tensor(name, source, shapes[source])
         rule = next((rule for pattern, rule in spec.compiled_rules if pattern.match(name)), None)
-        for placed in rule(tensor, hparams) if rule else (Placed(name, shape, (source,)),):
+        for placed in rule(tensor, hparams) if rule else (Placed(name, tensor.shape, (source,)),):
             yield placed.renamed(_mapped(names, placed.name, source, spec))
-    for (module, matrix), members in experts.items():
-        yield _stacked(names, f"{module}.{matrix}.weight", members, shapes, spec)
 
 
 def _stacked(names: Any, name: str, members: Mapping[int, str], shapes: Mapping[str, Shape], spec: ArchSpec) -> Placed:

@@ -81,7 +81,11 @@ class ArchSpec:
     model_type: str = ""
     """transformers' name, for the config.json written when going back; empty: the same as ``name``."""
     config: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of every model of it that no metadata key holds, for going back."""
+    """Settings of every model of it that no metadata key holds: written when going back, and refused if they differ."""
+    limits: Callable[[Hparams], str | None] = lambda hp: None
+    """Why llama.cpp cannot run a model of these settings, if it cannot."""
+    marked_by: str = ""
+    """The metadata key whose presence tells it from another table of the same ``name``: "expert_count"."""
 
     @cached_property
     def compiled_rules(self) -> tuple[tuple[re.Pattern[str], Rule], ...]:

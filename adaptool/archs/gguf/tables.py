@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
+from adaptool.archs.gguf import cohere, dense, granite, llama, olmo, qwen, stablelm, starcoder
 from adaptool.archs.gguf.hparams import Hparams
-from adaptool.archs.gguf.llama import LLAMA
 from adaptool.archs.gguf.spec import ArchSpec
 from adaptool.errors import UnsupportedError
 from adaptool.tensors.ggml.values import Value
 
-SPECS: tuple[ArchSpec, ...] = (LLAMA,)
+SPECS: tuple[ArchSpec, ...] = (
+    *llama.TABLES,
+    *qwen.TABLES,
+    *granite.TABLES,
+    *olmo.TABLES,
+    *starcoder.TABLES,
+    *stablelm.TABLES,
+    *cohere.TABLES,
+    *dense.TABLES,
+)
 
 BY_ARCHITECTURE: Mapping[str, ArchSpec] = {name: spec for spec in SPECS for name in spec.architectures}
 
@@ -27,8 +36,32 @@ def spec_for(config: Mapping[str, Any] | None, where: str) -> ArchSpec:
 
 
 def hparams_of(spec: ArchSpec, config: Mapping[str, Any]) -> Hparams:
-    """A config as the table reads it."""
-    return Hparams(config, spec.defaults)
+    """A config as the table reads it; UnsupportedError where llama.cpp would run another model than it describes."""
+    hparams = Hparams(config, spec.defaults)
+    for name, wanted in spec.config.items():
+        given = hparams.find(name, default=None)
+        if given is not None and _plain_name(given) != _plain_name(wanted):
+            raise UnsupportedError(
+                f"config.json: {name} is {given!r}, and llama.cpp's {spec.name} knows {wanted!r} only"
+            )
+    if reason := spec.limits(hparams):
+        raise UnsupportedError(f"config.json: {reason}")
+    return hparams
+
+
+ACTIVATIONS = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh"}
+"""Other names of an activation function."""
+
+
+def _plain_name(setting: Any) -> Any:
+    return ACTIVATIONS.get(setting, setting) if isinstance(setting, str) else setting
+
+
+def spec_named(arch: str, keys: Container[str]) -> ArchSpec | None:
+    """The table of a GGUF whose ``general.architecture`` is ``arch`` and whose metadata are ``keys``."""
+    named = [spec for spec in SPECS if spec.name == arch]
+    marked = [spec for spec in named if spec.marked_by and f"{arch}.{spec.marked_by}" in keys]
+    return next(iter((*marked, *named)), None)
 
 
 def architecture_keys(spec: ArchSpec, hparams: Hparams) -> dict[str, Value]:

@@ -1,0 +1,37 @@
+"""Decoders that need names and keys only: Seed-OSS, EXAONE 4."""
+
+from __future__ import annotations
+
+from adaptool.archs.gguf.decoders import HEAD_LENGTHS, TEXT_MODEL, assumed, divided, llama3_factors
+from adaptool.archs.gguf.keys import COMMON, SLIDING_WINDOW, VOCAB_SIZE
+from adaptool.archs.gguf.layers import SLIDING_PATTERN
+from adaptool.archs.gguf.spec import ArchSpec
+
+SEED_OSS = ArchSpec(
+    name="seed_oss",
+    architectures=("SeedOssForCausalLM",),
+    keys=(*COMMON, *HEAD_LENGTHS),
+    tokenizer="gpt2",
+    renames=TEXT_MODEL,
+    defaults={**assumed(context=524288), "num_key_value_heads": 8, "head_dim": 128},
+    config={"hidden_act": "silu"},
+)
+
+EXAONE4 = ArchSpec(
+    name="exaone4",
+    architectures=("Exaone4ForCausalLM",),
+    keys=(*COMMON, *HEAD_LENGTHS, VOCAB_SIZE, SLIDING_WINDOW, SLIDING_PATTERN),
+    tokenizer="gpt2",
+    renames=TEXT_MODEL,
+    extras=llama3_factors,
+    defaults={
+        **assumed(eps=1e-5),
+        "num_key_value_heads": 32,
+        "head_dim": divided,
+        "sliding_window": 4096,
+        "sliding_window_pattern": 4,
+    },
+    config={"hidden_act": "silu"},
+)
+
+TABLES = (SEED_OSS, EXAONE4)
