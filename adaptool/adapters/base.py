@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,8 @@ class BaseModel:
     path: Path
     config: Mapping[str, Any] | None
     store: Store
+    beside: Mapping[str, bytes] | None = None
+    """The other files of the model, where the weights' own file holds them too (a GGUF); None: they lie in ``folder``."""
 
     @property
     def folder(self) -> Path:
@@ -81,8 +83,15 @@ class BaseModel:
         return None if self.model_type is None else self.model_type in CONV1D_MODEL_TYPES
 
 
+Opener = Callable[[Path], BaseModel | None]
+"""Opens a path as a base, or gives None where it is not its kind."""
+
+OPENERS: list[Opener] = []
+"""For kinds of files that a higher room reads, which registers them: GGUF."""
+
+
 def open_base(path: Path) -> BaseModel:
-    """Open a base: a model folder (sharded or not, an HF-cache snapshot), a weights file, or an index file.
+    """Open a base: a model folder (sharded or not, an HF-cache snapshot), a weights file, an index file, or a GGUF.
 
     Quantised checkpoints that can be read are read as the 16-bit model they stand for.
     """
@@ -92,6 +101,9 @@ def open_base(path: Path) -> BaseModel:
     if not path.exists():
         raise NotFoundError(f"{path}: no such file or folder", hint="give --base the folder of the downloaded model")
     path = _snapshot(path)
+    for opener in OPENERS:
+        if (base := opener(path)) is not None:
+            return base
     folder = path if path.is_dir() else path.parent
     config = _read_config(folder / "config.json")
     store = _open_weights(path)
@@ -164,4 +176,6 @@ def _what_is_there(path: Path, loose: list[Path]) -> str:
         return f"several files and no index: name one of {', '.join(file.name for file in loose[:4])}"
     if (path / "adapter_config.json").exists():
         return "this is an adapter: --base takes the model it was trained on"
+    if ggufs := sorted(path.glob("*.gguf")):
+        return f"name a file: {', '.join(file.name for file in ggufs[:4])}"
     return "give --base the folder of the downloaded model"

@@ -1,0 +1,119 @@
+"""config.json read back from a GGUF: the tables' keys, and what only its tensors tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from adaptool.archs.gguf.spec import ArchSpec
+from adaptool.errors import FormatError
+from adaptool.gguf.metadata import Metadata
+from adaptool.gguf.rope_back import Factors, rope_settings
+from adaptool.tensors.store import Store
+
+EMBEDDING = "token_embd.weight"
+OUTPUT = "output.weight"
+
+ROWS_OF = {
+    "vocab_size": EMBEDDING,
+    "max_position_embeddings": "position_embd.weight",
+    "type_vocab_size": "token_types.weight",
+}
+"""Settings that are a tensor's number of rows."""
+
+SEEN_IN: Mapping[str, Mapping[str, str]] = {
+    **{name: {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_up.bias"} for name in ("llama", "granite", "smollm3")},
+    **{
+        name: {"attention_bias": "attn_q.bias"}
+        for name in ("qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "olmo2")
+    },
+    "starcoder2": {"use_bias": "attn_q.bias"},
+    "gpt_neox": {"attention_bias": "attn_qkv.bias"},
+    "falcon": {"bias": "attn_qkv.bias", "new_decoder_architecture": "attn_norm_2.weight"},
+}
+"""Per model type: switches of its config, and the tensor of the first block that shows they are on."""
+
+
+def model_config(meta: Metadata, spec: ArchSpec, store: Store, factors: Factors, dtype_name: str) -> dict[str, Any]:
+    """The config.json of the model in a GGUF, in the spelling every transformers release reads.
+
+    Raises FormatError where the metadata cannot be a model's, UnsupportedError where config.json has no words for them.
+    """
+    _refuse_nonsense(meta, store)
+    model_type = spec.model_type or spec.name
+    config: dict[str, Any] = {"architectures": [spec.architectures[0]], "model_type": model_type, **spec.config}
+    config |= _settings(meta, spec)
+    config |= {name: store[tensor].shape[0] for name, tensor in ROWS_OF.items() if tensor in store}
+    seen = SEEN_IN.get(model_type, {})
+    config |= {flag: f"blk.0.{leaf}" in store for flag, leaf in seen.items()}
+    if any(key.name == "rope.freq_base" for key in spec.keys):
+        config |= rope_settings(meta, _head_dim(meta), factors)
+    config |= SPECIAL.get(model_type, lambda *_: {})(meta, config, store)
+    config["tie_word_embeddings"] = OUTPUT not in store
+    config |= {"torch_dtype": dtype_name, "use_cache": True} | special_ids(meta, config["vocab_size"])
+    return dict(sorted(config.items()))
+
+
+def special_ids(meta: Metadata, vocab_size: int) -> dict[str, int]:
+    """The ids of the tokens a model begins, ends and pads with, those that are in its vocabulary."""
+    ids = {f"{name}_token_id": meta.token(role) for name, role in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}
+    return {name: number for name, number in ids.items() if number is not None and number < vocab_size}
+
+
+def _refuse_nonsense(meta: Metadata, store: Store) -> None:
+    """What would have us divide by zero, or list names for ever."""
+    for name in (".block_count", ".embedding_length", ".attention.head_count"):
+        if meta.count(name, least=1) is None:
+            raise FormatError(f"{meta.path}: no {meta.full(name)}: this is no whole model")
+    meta.count(".attention.head_count_kv", least=1)
+    blocks = len({name.split(".")[1] for name in store if name.startswith("blk.")})
+    claimed = meta.count(".block_count")
+    if claimed != blocks:
+        raise FormatError(f"{meta.path}: {meta.full('.block_count')} is {claimed}, and {blocks} blocks have tensors")
+    experts = meta.count(".expert_count")
+    stacked = {info.shape[0] for name, info in store.infos.items() if name.endswith("_exps.weight") and info.shape}
+    if stacked - {experts}:
+        raise FormatError(
+            f"{meta.path}: {meta.full('.expert_count')} is {experts}, and there are tensors of {max(stacked)}"
+        )
+    if experts and not stacked:
+        raise FormatError(f"{meta.path}: {experts} experts, and no tensor ffn_*_exps.weight of them")
+    if EMBEDDING not in store or len(store[EMBEDDING].shape) != 2:
+        raise FormatError(f"{meta.path}: no matrix {EMBEDDING}: this is no whole model")
+
+
+def _settings(meta: Metadata, spec: ArchSpec) -> dict[str, Any]:
+    """What the table's keys hold, under the names config.json has for it."""
+    config = {}
+    for key in spec.keys:
+        value = meta.find(key.name if key.name.startswith("general.") else f".{key.name}")
+        if key.config and value is None and key.name == "attention.head_count_kv":
+            value = meta.count(".attention.head_count")
+        if key.config and value is not None:
+            config[key.config] = value
+    return config
+
+
+def _head_dim(meta: Metadata) -> int:
+    length = meta.count(".attention.key_length", least=1)
+    hidden, heads = meta.count(".embedding_length"), meta.count(".attention.head_count")
+    return length or max(1, (hidden or 1) // (heads or 1))
+
+
+def _falcon(meta: Metadata, config: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    return {"multi_query": meta.count(".attention.head_count_kv") == 1, "parallel_attn": True}
+
+
+def _query_scale(large: int) -> Any:
+    """llama.cpp divides queries by the root of the head's width, but in the largest model by that of hidden / heads."""
+
+    def settings(meta: Metadata, config: Mapping[str, Any], store: Store) -> dict[str, Any]:
+        hidden, heads = meta.count(".embedding_length") or 0, meta.count(".attention.head_count") or 1
+        is_large = meta.count(".block_count") == large
+        return {"query_pre_attn_scalar": hidden // heads if is_large else _head_dim(meta)}
+
+    return settings
+
+
+SPECIAL: Mapping[str, Any] = {"falcon": _falcon, "gemma2": _query_scale(46), "gemma3_text": _query_scale(62)}
+"""Model type → settings that follow from several others."""
