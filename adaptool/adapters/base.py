@@ -33,7 +33,7 @@ class BaseModel:
     config: Mapping[str, Any] | None
     store: Store
     beside: Mapping[str, bytes] | None = None
-    """The other files of the model, where the weights' own file holds them too (a GGUF); None: they lie in ``folder``."""
+    """The model's other files, where the weights' own file holds them too (a GGUF); None: they lie in ``folder``."""
 
     @property
     def folder(self) -> Path:
