@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adaptool.archs.gguf.decoders import HEAD_LENGTHS, TEXT_MODEL, assumed, divided, llama3_factors
+from adaptool.archs.gguf.decoders import HEAD_LENGTHS, TEXT_MODEL, assumed, llama3_factors
 from adaptool.archs.gguf.keys import COMMON, SLIDING_WINDOW, VOCAB_SIZE
 from adaptool.archs.gguf.layers import SLIDING_PATTERN
 from adaptool.archs.gguf.spec import ArchSpec
@@ -27,7 +27,6 @@ EXAONE4 = ArchSpec(
     defaults={
         **assumed(eps=1e-5),
         "num_key_value_heads": 32,
-        "head_dim": divided,
         "sliding_window": 4096,
         "sliding_window_pattern": 4,
     },

@@ -14,6 +14,8 @@ from typing import Any
 
 from adaptool.errors import FormatError
 
+STRETCHED = ("llama3", "yarn", "longrope", "su")
+"""Rope types that know the length trained with; where no setting tells it, it is the context length."""
 NEEDED = object()
 """The default of ``find`` that means: there is none."""
 
@@ -111,6 +113,11 @@ class Hparams:
             rope["sliding_attention"] = {"rope_theta": local}
         rope.setdefault("rope_theta", self.find("rope_theta", "rotary_emb_base", "global_rope_theta", default=None))
         rope.setdefault("rope_type", rope.get("type"))
-        rope.setdefault("partial_rotary_factor", self.find("partial_rotary_factor", "rotary_pct", default=None))
-        rope.setdefault("original_max_position_embeddings", self.find("original_max_position_embeddings", default=None))
+        rope.setdefault(
+            "partial_rotary_factor", self.find("partial_rotary_factor", "rotary_pct", "rope_pct", default=None)
+        )
+        trained = ("original_max_position_embeddings",) + ("max_position_embeddings",) * (
+            rope["rope_type"] in STRETCHED
+        )
+        rope.setdefault("original_max_position_embeddings", self.find(*trained, default=None))
         return {key: value for key, value in rope.items() if value is not None}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from adaptool.archs.gguf.decoders import TEXT_MODEL, assumed
 from adaptool.archs.gguf.experts import FUSED_EXPERTS
-from adaptool.archs.gguf.keys import COMMON, SLIDING_WINDOW
+from adaptool.archs.gguf.keys import COMMON, ROPE_BASE_SWA, SLIDING_WINDOW, main_rope
 from adaptool.archs.gguf.layers import SLIDING_PATTERN
 from adaptool.archs.gguf.llama import ROTARY_RULES
 from adaptool.archs.gguf.spec import ArchSpec, derived, setting
@@ -22,10 +22,17 @@ OLMO2 = ArchSpec(
     config={"hidden_act": "silu"},
 )
 
+WINDOW_ROPE_BASE = derived(
+    "rope.freq_base_swa",
+    f32,
+    lambda hp: (hp.rope.get("sliding_attention") or main_rope(hp)).get("rope_theta"),
+)
+"""Layers with a window rotate by the same base, unscaled."""
+
 OLMO3 = replace(
     OLMO2,
     architectures=("Olmo3ForCausalLM",),
-    keys=(*COMMON, SLIDING_WINDOW, SLIDING_PATTERN),
+    keys=(*(WINDOW_ROPE_BASE if key is ROPE_BASE_SWA else key for key in COMMON), SLIDING_WINDOW, SLIDING_PATTERN),
     defaults={**assumed(theta=500000.0, eps=1e-5), "sliding_window": 4096, "sliding_window_pattern": 4},
     model_type="olmo3",
     marked_by="attention.sliding_window",
@@ -41,7 +48,7 @@ OLMO = replace(
         setting("attention.clamp_kqv", f32, "clip_qkv"),
     ),
     rules=ROTARY_RULES,
-    defaults={"num_key_value_heads": OLMO2.defaults["num_key_value_heads"], "rope_theta": 10000.0},
+    defaults={name: value for name, value in assumed().items() if name != "rms_norm_eps"},
 )
 """Its norms have no weights, and an epsilon that no config names."""
 

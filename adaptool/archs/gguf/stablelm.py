@@ -44,7 +44,13 @@ STABLELM = ArchSpec(
     tokenizer="gpt2",
     rules={r"[qk]_layernorm\.norms\.\d+\.weight": _every_head},
     renames=TEXT_MODEL,
-    defaults={"num_key_value_heads": 32, "rope_theta": 10000.0, "layer_norm_eps": 1e-5, "use_parallel_residual": False},
+    defaults={
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+        "rope_theta": 10000.0,
+        "layer_norm_eps": 1e-5,
+        "use_parallel_residual": False,
+    },
     config={"hidden_act": "silu"},
 )  # fmt: skip
 
