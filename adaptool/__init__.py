@@ -1,7 +1,7 @@
-"""adaptool: inspect, merge and verify LoRA adapters: streaming, in constant memory, bit-identical to PEFT.
+"""adaptool: inspect, merge, convert and verify LoRA adapters: streaming, in constant memory, bit-identical to PEFT.
 
-The command line's verbs are functions here: ``inspect``, ``merge``, ``verify``. They are imported on first use,
-so that ``import adaptool`` costs nothing.
+The command line's verbs are functions here: ``inspect``, ``merge``, ``convert``, ``verify``. Each is imported on
+first use, so that ``import adaptool`` costs nothing.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adaptool.api import inspect, merge, verify
+    from adaptool.api import convert, gguf_options, inspect, merge, verify
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "inspect", "merge", "verify"]
+__all__ = ["__version__", "convert", "gguf_options", "inspect", "merge", "verify"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("inspect", "merge", "verify"):
+    if name in __all__:
         from adaptool import api
 
         return getattr(api, name)

@@ -14,6 +14,7 @@ from adaptool.adapters.adapter import Adapter, open_adapter
 from adaptool.adapters.base import BaseModel, open_base
 from adaptool.archs.linear import quantised_by_training
 from adaptool.errors import UnsupportedError, UsageError
+from adaptool.jobs import default_workers
 from adaptool.merging.folder import MergeJob
 from adaptool.merging.merged import Rounding
 from adaptool.merging.merged import merge as merge_store
@@ -21,9 +22,12 @@ from adaptool.merging.options import MergeOptions
 from adaptool.merging.provenance import origin_note
 from adaptool.tensors.bnb import Bnb4bit, NF4RoundTrip
 from adaptool.tensors.compute import compute_for
+from adaptool.tensors.dtypes import DType
 from adaptool.tensors.locate import locate
 
 if TYPE_CHECKING:
+    from adaptool.gguf.export import GgufOptions
+    from adaptool.gguf.job import GgufJob
     from adaptool.parity.verify import VerifyJob
     from adaptool.summary.summary import AdapterSummary, ModelSummary
 
@@ -85,6 +89,44 @@ def merge(
     inputs = open_inputs(adapters, base, onto_nf4=onto_nf4, double_quant=double_quant)
     merged = merge_store(inputs.base, inputs.adapters, rounding=rounding, compute=compute_for(device))
     return MergeJob(merged, inputs.adapters, Path(out), options or MergeOptions(), notes=inputs.notes)
+
+
+def gguf_options(
+    types: str,
+    *,
+    tensor_types: Sequence[str] = (),
+    imatrix: Path | str | None = None,
+    pre: str | None = None,
+    split_nbytes: int | None = None,
+) -> GgufOptions:
+    """What to write GGUFs as: ``types`` such as "q4" or "q4_k_m,q8_0", PATTERN=TYPE exceptions, an imatrix."""
+    from adaptool.gguf.export import GgufOptions
+    from adaptool.gguf.imatrix import open_imatrix
+    from adaptool.gguf.recipe import parse_recipes
+
+    measured = open_imatrix(locate(imatrix)) if imatrix is not None else None
+    return GgufOptions(parse_recipes(types, overrides=tensor_types, imatrix=measured), pre, split_nbytes)
+
+
+def convert(
+    model: Path | str,
+    out: Path | str,
+    options: GgufOptions,
+    *,
+    dtype: DType | None = None,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> GgufJob:
+    """Plan the conversion of a model to GGUF: nothing is written until the job is iterated.
+
+    ``dtype`` is what the weights are rounded to before they are quantised; None keeps their own. Raises AdaptoolError.
+    """
+    from adaptool.gguf.job import GgufJob
+
+    base = open_base(locate(model))
+    threads = workers or default_workers()
+    return GgufJob(base, Path(out), options, dtype=dtype, workers=threads, resume=resume, overwrite=overwrite)
 
 
 def verify(

@@ -20,6 +20,7 @@ from adaptool.errors import AdaptoolError
 COMMANDS = {
     "inspect": "Show what an adapter is: type, rank, targets, size, and with --weights its spectrum.",
     "merge": "Merge adapters into a base model: streaming, in constant memory, checked.",
+    "convert": "Convert a model to GGUF, an adapter to a GGUF LoRA, or a GGUF back to a model folder.",
     "verify": "Check a merged model against its base and adapter, tensor by tensor.",
     "schema": "Print the JSON Schema of a file or of a command's --json.",
 }

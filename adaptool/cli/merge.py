@@ -8,9 +8,24 @@ from typing import Any
 import click
 
 from adaptool.cli.console import Console
-from adaptool.cli.options import base_option, json_option, parse_dtype, parse_size, weighted
+from adaptool.cli.options import (
+    base_option,
+    gguf_option_list,
+    gguf_options,
+    json_option,
+    parse_dtype,
+    parse_size,
+    weighted,
+)
+from adaptool.errors import UsageError
 
 DEVICES = click.Choice(["cpu", "cuda", "torch-cpu"])
+GGUF_FLAGS = {
+    "imatrix": "--imatrix",
+    "tensor_types": "--tensor-type",
+    "pre": "--pre",
+    "split": "--split-max-size",
+}
 ROUNDINGS = click.Choice(["once", "safe"])
 
 
@@ -32,6 +47,9 @@ ROUNDINGS = click.Choice(["once", "safe"])
 @click.option("--overwrite", is_flag=True, help="Replace OUT, if adaptool wrote all that is in it.")
 @click.option("--allow-remote-code-files", "remote_code", is_flag=True, help="Also copy the base's Python files.")
 @click.option("--digest-base", is_flag=True, help="Record the base's content digest (reads all of it once more).")
+@click.option("--no-safetensors", is_flag=True, help="With --to-gguf: write the GGUF alone.")
+@click.option("--ollama", is_flag=True, help="With --to-gguf: write a Modelfile too.")
+@gguf_option_list
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @json_option
 @click.pass_obj
@@ -46,7 +64,8 @@ def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, 
     from adaptool.reports.json import to_json
 
     store_options = {name: how.pop(name) for name in ("rounding", "device", "onto_nf4", "double_quant")}
-    options = _options(**how)
+    gguf = {name: how.pop(name) for name in ("types", "imatrix", "tensor_types", "pre", "split")}
+    options = _options(gguf=gguf, **how)
     job = api.merge([weighted(item) for item in adapters], base, out, options=options, **store_options)
     for note in job.notes:
         console.note(note)
@@ -67,7 +86,8 @@ def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, 
 
 
 def _options(*, dtype: str | None, shard_size: str | None, workers: int | None, verify: bool, parity: str | None,
-             prompts: tuple[str, ...], **same: Any) -> Any:  # fmt: skip
+             prompts: tuple[str, ...], gguf: dict[str, Any], no_safetensors: bool, ollama: bool,
+             **same: bool) -> Any:  # fmt: skip
     from adaptool.jobs import default_workers
     from adaptool.merging.options import MergeOptions
     from adaptool.parity.checks import forward_check, verify_check
@@ -76,6 +96,20 @@ def _options(*, dtype: str | None, shard_size: str | None, workers: int | None, 
         dtype=parse_dtype(dtype) if dtype else None,
         shard_size=parse_size(shard_size) if shard_size else None,
         workers=workers or default_workers(),
+        safetensors=not no_safetensors,
+        exports=_exports(gguf, no_safetensors=no_safetensors, ollama=ollama),
         checks=(*([verify_check] if verify else []), *([forward_check(prompts)] if parity else [])),
         **same,
     )
+
+
+def _exports(gguf: dict[str, Any], *, no_safetensors: bool, ollama: bool) -> tuple[Any, ...]:
+    if gguf["types"] is None:
+        given = [name for name, value in gguf.items() if value]
+        if given or no_safetensors or ollama:
+            what = GGUF_FLAGS[given[0]] if given else "--no-safetensors" if no_safetensors else "--ollama"
+            raise UsageError(f"{what} goes with --to-gguf", hint="add --to-gguf q4")
+        return ()
+    from adaptool.gguf.merged import gguf_export
+
+    return (gguf_export(gguf_options(**gguf), ollama=ollama),)

@@ -13,6 +13,7 @@ import click
 from adaptool.errors import UnsupportedError, UsageError
 
 if TYPE_CHECKING:
+    from adaptool.gguf.export import GgufOptions
     from adaptool.tensors.dtypes import DType
 
 NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf|infinity|nan)", re.IGNORECASE | re.ASCII)
@@ -30,6 +31,32 @@ def json_option(function: Function) -> Function:
 def base_option(*, required: bool, help: str) -> Callable[[Function], Function]:
     """``--base``."""
     return click.option("--base", metavar="BASE", required=required, type=click.Path(path_type=Path), help=help)
+
+
+def gguf_option_list(function: Function) -> Function:
+    """What merge and convert are told about the GGUFs they write."""
+    for option in reversed(
+        (
+            click.option("--to-gguf", "types", metavar="TYPE,...", help="Write GGUF: q4, q8_0, bf16, …"),
+            click.option("--imatrix", type=click.Path(path_type=Path), help="What llama-imatrix measured."),
+            click.option("--tensor-type", "tensor_types", metavar="PATTERN=TYPE", multiple=True,
+                         help="Another type for some tensors, such as attn_v=q8_0; repeatable."),
+            click.option("--pre", metavar="NAME", help="llama.cpp's name for a pre-tokenizer that is not recognised."),
+            click.option("--split-max-size", "split", metavar="SIZE", help="Bytes per GGUF file, such as 4GB."),
+        )
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def gguf_options(
+    types: str, imatrix: Path | None, tensor_types: tuple[str, ...], pre: str | None, split: str | None
+) -> GgufOptions:
+    """Those options, parsed."""
+    from adaptool import api
+
+    limit = parse_size(split) if split else None
+    return api.gguf_options(types, tensor_types=tensor_types, imatrix=imatrix, pre=pre, split_nbytes=limit)
 
 
 def weighted(text: str) -> tuple[Path, float]:

@@ -159,7 +159,8 @@ class MergeJob(WriteJob):
     def finish(self, folder: Path, resumed: int) -> None:
         sampled = self._sampled_rows()
         if self.files:
-            self._write_sides(folder)
+            self.write_sides(folder)
+            self._describe(folder)
         for export in self.exports:
             export.finish(folder)
         findings = dict(check(self, folder) for check in self.options.checks)
@@ -218,11 +219,14 @@ class MergeJob(WriteJob):
         licence = licence_of(self.merged.plan.base.folder)
         return card(bases, made_of, licence, transformers=self.config is not None)
 
-    def _write_sides(self, folder: Path) -> None:
+    def write_sides(self, folder: Path, *, linked: bool = False) -> None:
+        """Copy what lies beside the base's weights, or the adapter's, into ``folder``; ``linked``: as symlinks."""
         for side in self.sides:
             target = folder / side.name
             target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(side.source, target)
+            target.symlink_to(side.source.absolute()) if linked else shutil.copyfile(side.source, target)
+
+    def _describe(self, folder: Path) -> None:
         if len(self.files) > 1:
             (folder / INDEX_NAME).write_text(index_json(self.files), encoding="utf-8", errors="replace")
         if self.config is not None:

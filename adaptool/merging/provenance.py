@@ -84,6 +84,17 @@ def merge_identity(merged: Merged, adapters: Sequence[tuple[Adapter, float]], he
     return hashlib.sha256(canonical_json(facts)).hexdigest()
 
 
+def conversion_identity(store: Store, headers: Iterable[bytes]) -> str:
+    """The same for a conversion: the input by path, size and time, and the output headers."""
+    facts = [
+        __version__,
+        _stamps(store),
+        header_digest(store),
+        [hashlib.sha256(header).hexdigest() for header in headers],
+    ]
+    return hashlib.sha256(canonical_json(facts)).hexdigest()
+
+
 def _weight_files(store: Store) -> list[Path]:
     return sorted(store.files)
 

@@ -21,6 +21,7 @@ from adaptool.reports.layout import (
     visible,
     wrap,
 )
+from adaptool.reports.text_gguf import lines as gguf_lines
 from adaptool.summary.settings import title
 
 if TYPE_CHECKING:
@@ -272,6 +273,9 @@ def merge_plan(console: Speaker, estimate: MergeEstimate) -> None:
         kinds.setdefault(what, []).append(tensor)
     for what, tensors in kinds.items():
         console.result(f"  {what}: {plural(len(tensors), 'tensor')}, such as {tensors[0]}")
+    for gguf in estimate.exports:
+        for line in gguf_lines(gguf):
+            console.result(f"  {line}")
 
 
 def merge_summary(console: Speaker, report: MergeReport) -> None:
@@ -280,6 +284,9 @@ def merge_summary(console: Speaker, report: MergeReport) -> None:
         f"merged {count(report.changed)} of {plural(report.tensors, 'tensor')} into {size(report.nbytes)} "
         f"({size(report.copied_nbytes)} copied as it was)"
     )
+    for gguf in report.exports:
+        for line in gguf_lines(gguf):
+            console.say(line)
     if report.sampled_rows:
         console.say(f"checked {plural(report.sampled_rows, 'row')} against float64: all as they must be")
     for name, found in report.checks.items():

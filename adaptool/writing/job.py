@@ -23,6 +23,7 @@ from adaptool.writing.journal import JOURNAL_NAME, Journal
 from adaptool.writing.publish import (
     LOCK_NAME,
     Ours,
+    check_file_target,
     check_inputs,
     check_target,
     locked,
@@ -83,6 +84,9 @@ class WriteJob(ABC):
     ours: Ours = staticmethod(listed_only)
     """Whether what lies at OUT is adaptool's, and so may be replaced."""
 
+    single = False
+    """Whether OUT is one file, and not a folder."""
+
     def __init__(self, out: Path, *, workers: int, resume: bool, overwrite: bool) -> None:
         self.out, self.workers, self.resume, self.overwrite = out, workers, resume, overwrite
         self.remarks: list[str] = []
@@ -140,9 +144,9 @@ class WriteJob(ABC):
     def check(self, *, dry: bool = False) -> None:
         """Everything that can be refused before a byte is written; ``dry`` repairs nothing on the way."""
         check_inputs(self.out, self.inputs)
-        if not dry:
+        if not dry and not self.single:
             repair(self.out, self.ours)
-        check_target(self.out, overwrite=self.overwrite, ours=self.ours)
+        (check_file_target if self.single else check_target)(self.out, overwrite=self.overwrite, ours=self.ours)
         partial = self.partial
         held = sum(path.stat().st_blocks * 512 for path in partial.glob("*")) if partial.is_dir() else 0
         require_space(self.out, self.nbytes + self.side_nbytes + SLACK_BYTES - held)

@@ -68,6 +68,23 @@ def check_target(out: Path, *, overwrite: bool, ours: Ours) -> None:
         )
 
 
+def check_file_target(out: Path, *, overwrite: bool, ours: Ours) -> None:
+    """The same for an OUT that is one file: ``ours`` says whether adaptool wrote the file that is there."""
+    for prepared in (partial_path(out), _displaced_path(out)):
+        if os.path.lexists(prepared) and not (prepared / LOCK_NAME).is_file() and not _is_empty(prepared):
+            raise UsageError(
+                f"{prepared}: is in the way and was not made by adaptool", hint="move it away, or choose another --out"
+            )
+    if not os.path.lexists(out):
+        return
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder, and --out names the file to write", hint=f"try --out {out}/model.gguf")
+    if not overwrite:
+        raise UsageError(f"{out}: already exists", hint="choose another --out, or add --overwrite")
+    if out.is_symlink() or not ours(out):
+        raise UsageError(f"{out}: was not written by adaptool, so it is not overwritten", hint="choose another --out")
+
+
 def _overlap(one: Path, other: Path) -> bool:
     return one == other or one in other.parents or other in one.parents
 
@@ -132,6 +149,18 @@ def publish(partial: Path, out: Path, scratch: Iterable[str] = (LOCK_NAME,)) -> 
         else:
             partial.rename(out)
         _sync(out.parent)
+    except OSError as error:
+        raise DiskError(f"{out}: cannot be published: {error.strerror}", hint=f"the result is in {partial}") from error
+
+
+def publish_file(partial: Path, name: str, out: Path) -> None:
+    """Make the file ``name`` of ``partial`` be ``out``, in one step, and remove ``partial``."""
+    out = Path(os.path.abspath(out))  # noqa: PTH100
+    try:
+        _sync(partial / name)
+        (partial / name).replace(out)
+        _sync(out.parent)
+        shutil.rmtree(partial)
     except OSError as error:
         raise DiskError(f"{out}: cannot be published: {error.strerror}", hint=f"the result is in {partial}") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import threading
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptool.tensors.dtypes import Array, Floats
-from adaptool.tensors.ggml.types import GGML_TYPES, GGMLType
+from adaptool.tensors.ggml.types import GGMLType
 
 Quantiser = Callable[[Floats, GGMLType, Floats | None, Array], None]
 """Fills blocks, shape (rows, row_nbytes), from float32 rows and the columns' importance or None."""
@@ -66,14 +67,25 @@ def _initialised(loaded: ctypes.CDLL) -> ctypes.CDLL:
     loaded.ggml_quantize_init.argtypes, loaded.ggml_quantize_init.restype = (ctypes.c_int,), None
     chunk = loaded.ggml_quantize_chunk  # type, source, destination, first element, rows, columns, importance
     chunk.argtypes, chunk.restype = (ctypes.c_int, pointer, pointer, number, number, number, pointer), ctypes.c_size_t
-    for kind in GGML_TYPES.values():
-        loaded.ggml_quantize_init(kind.id)  # the search grids, before any thread needs them
     return loaded
+
+
+_GRIDS = threading.Lock()
+
+
+@cache
+def _prepare(number: int) -> None:
+    """The search grid of a type, before rows need it: some take many seconds, most types have none."""
+    loaded = _ggml()
+    assert loaded is not None
+    with _GRIDS:
+        loaded.ggml_quantize_init(number)
 
 
 def _chunk(values: Floats, kind: GGMLType, importance: Floats | None, out: Array) -> None:
     loaded = _ggml()
     assert loaded is not None
+    _prepare(kind.id)
     weights = None if importance is None else importance.ctypes.data
     loaded.ggml_quantize_chunk(kind.id, values.ctypes.data, out.ctypes.data, 0, *values.shape, weights)
 

@@ -1,0 +1,73 @@
+"""``adaptool convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from adaptool.cli.console import Console
+from adaptool.cli.options import base_option, gguf_option_list, gguf_options, json_option, parse_dtype
+from adaptool.errors import UsageError
+
+
+@click.command(epilog="Example:  adaptool convert ./merged --to-gguf q4 --out model.gguf")
+@click.argument("source", metavar="MODEL|ADAPTER|FILE.gguf")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The file to write; a folder for several.")
+@gguf_option_list
+@click.option("--to-gguf-lora", is_flag=True, help="Write an adapter as a GGUF LoRA, for llama-server --lora.")
+@click.option("--to-safetensors", is_flag=True, help="Write a GGUF back as a model folder.")
+@base_option(required=False, help="With --to-gguf-lora: the model the adapter was trained on.")
+@click.option("--dtype", metavar="D", help="Round the weights first: bfloat16, float16 or float32.")
+@click.option("--workers", type=click.IntRange(1, 256), help="Threads; default: one per processor.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted conversion of the same input.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT, if adaptool wrote it.")
+@click.option("--dry-run", is_flag=True, help="Say what would be written, and write nothing.")
+@json_option
+@click.pass_obj
+def convert(console: Console, /, source: str, out: Path, dry_run: bool, as_json: bool, **how: Any) -> int:
+    """Convert a model to GGUF, an adapter to a GGUF LoRA, or a GGUF back to a model folder.
+
+    The GGUF is quantised as it is written, with no 16-bit file in between; its tensors are llama-quantize's, byte for
+    byte.
+    """
+    from adaptool.reports import text_gguf
+    from adaptool.reports.json import to_json
+
+    job = _job(source, out, **how)
+    for note in job.notes:
+        console.note(note)
+    if dry_run:
+        job.check(dry=True)
+        console.result_json(to_json("convert-plan", job.estimate)) if as_json else text_gguf.plan(console, job.estimate)
+        return 0
+    try:
+        console.progress(job, job.nbytes)
+    except KeyboardInterrupt:
+        console.say(f"{job.partial} holds what was done: run again with --resume to go on")
+        raise
+    for remark in job.remarks:
+        console.note(remark)
+    text_gguf.summary(console, job.report)
+    console.result_json(to_json("convert", job.report)) if as_json else console.result(str(job.report.out))
+    return 0
+
+
+def _job(source: str, out: Path, *, types: str | None, to_gguf_lora: bool, to_safetensors: bool, base: Path | None,
+         imatrix: Path | None, tensor_types: tuple[str, ...], pre: str | None, split: str | None, dtype: str | None,
+         **common: Any) -> Any:  # fmt: skip
+    from adaptool import api
+
+    asked = [types is not None, to_gguf_lora, to_safetensors]
+    if sum(asked) != 1:
+        raise UsageError("say what to convert to, once", hint="--to-gguf q4, --to-gguf-lora, or --to-safetensors")
+    kind = parse_dtype(dtype) if dtype else None
+    if types is not None:
+        options = gguf_options(types, imatrix, tensor_types, pre, split)
+        return api.convert(source, out, options, dtype=kind, **common)
+    if to_gguf_lora:
+        if base is None:
+            raise UsageError("--to-gguf-lora needs --base, the model the adapter was trained on")
+        return api.convert_lora(source, base, out, dtype=kind, **common)
+    return api.convert_back(source, out, dtype=kind, **common)
