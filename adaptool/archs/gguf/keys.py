@@ -5,6 +5,7 @@ Names and types are those of the GGUF specification; what each architecture's ru
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from adaptool.archs.gguf.hparams import Hparams
@@ -62,6 +63,30 @@ def _when(kinds: tuple[str, ...], *names: str) -> Any:
     return value
 
 
+UNIT_TOLERANCE = 1e-6
+"""Attention factors this near to what llama.cpp computes by itself are that, written out."""
+
+
+def _mscale(factor: float, mscale: float = 1.0) -> float:
+    """YaRN's temperature. Source: YaRN (arXiv 2309.00071), equation 22."""
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def _attention_factor(hp: Hparams) -> float | None:
+    """By what llama.cpp's own attention factor must be multiplied; it does not read ``yarn_attn_factor``."""
+    rope = main_rope(hp)
+    if _scaling(hp) != "yarn":
+        return None
+    factor, mscale, every = float(rope["factor"]), rope.get("mscale"), rope.get("mscale_all_dim")
+    wanted = rope.get("attention_factor")
+    if wanted is None:
+        wanted = _mscale(factor, mscale) / _mscale(factor, every) if mscale and every else _mscale(factor)
+    ratio = float(wanted) / _mscale(factor)
+    return ratio if abs(ratio - 1) > UNIT_TOLERANCE else None
+
+
+ROPE_ATTENTION_FACTOR = derived("rope.scaling.attn_factor", f32, _attention_factor)
+
 ROPE_SCALING: tuple[Key, ...] = (
     derived("rope.scaling.type", text, _scaling),
     derived("rope.scaling.factor", f32, _when(("linear", "yarn"), "factor")),
@@ -70,6 +95,7 @@ ROPE_SCALING: tuple[Key, ...] = (
     derived("rope.scaling.yarn_attn_factor", f32, _when(("yarn",), "attention_factor", "attn_factor")),
     derived("rope.scaling.yarn_beta_fast", f32, _when(("yarn",), "beta_fast")),
     derived("rope.scaling.yarn_beta_slow", f32, _when(("yarn",), "beta_slow")),
+    ROPE_ATTENTION_FACTOR,
 )
 ROPE_BASE = derived("rope.freq_base", f32, lambda hp: main_rope(hp).get("rope_theta"), "rope_theta")
 ROPE_BASE_SWA = derived(

@@ -20,7 +20,7 @@ from adaptool.archs.gguf.decoders import (
 )
 from adaptool.archs.gguf.experts import FUSED_EXPERTS
 from adaptool.archs.gguf.hparams import Hparams
-from adaptool.archs.gguf.keys import COMMON, VOCAB_SIZE, main_rope
+from adaptool.archs.gguf.keys import COMMON, ROPE_ATTENTION_FACTOR, VOCAB_SIZE, main_rope
 from adaptool.archs.gguf.placed import Placed, rotary_pairs
 from adaptool.archs.gguf.spec import ArchSpec, Tensor, derived
 from adaptool.tensors.ggml.values import f32
@@ -108,7 +108,7 @@ MISTRAL3 = replace(
     name="mistral3",
     architectures=("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
     keys=(
-        *LLAMA.keys,
+        *(key for key in LLAMA.keys if key is not ROPE_ATTENTION_FACTOR),  # the multiplier below says it
         derived("rope.scaling.yarn_log_multiplier", f32, lambda hp: main_rope(hp).get("mscale_all_dim")),
         derived("attention.temperature_scale", f32, lambda hp: main_rope(hp).get("llama_4_scaling_beta")),
     ),

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from adaptool.archs.gguf.decoders import TEXT_MODEL, assumed
 from adaptool.archs.gguf.experts import FUSED_EXPERTS
+from adaptool.archs.gguf.hparams import Hparams
 from adaptool.archs.gguf.keys import COMMON, ROPE_BASE_SWA, SLIDING_WINDOW, main_rope
 from adaptool.archs.gguf.layers import SLIDING_PATTERN
 from adaptool.archs.gguf.llama import ROTARY_RULES
@@ -52,6 +53,12 @@ OLMO = replace(
 )
 """Its norms have no weights, and an epsilon that no config names."""
 
+
+def _grouped(hp: Hparams) -> str | None:
+    grouped = hp.kv_heads != hp.heads
+    return f"num_key_value_heads is {hp.kv_heads}: llama.cpp's olmoe has as many as query heads" if grouped else None
+
+
 OLMOE = replace(
     OLMO2,
     name="olmoe",
@@ -59,6 +66,7 @@ OLMOE = replace(
     rules=FUSED_EXPERTS,
     defaults={**assumed(eps=1e-5, context=4096), "num_experts": 64, "num_experts_per_tok": 8},
     config={"hidden_act": "silu", "norm_topk_prob": False},
+    limits=_grouped,
 )
 
 TABLES = (OLMO2, OLMO3, OLMO, OLMOE)
