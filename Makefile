@@ -36,7 +36,7 @@ bench: $(VENV)/.test
 clean:
 	rm -rf $(VENV) build dist
 
-$(VENV)/.core: pyproject.toml hatch_build.py adaptool/tensors/_kernels.c
+$(VENV)/.core: pyproject.toml hatch_build.py adaptool/tensors/_kernels.c $(wildcard adaptool/tensors/ggml/*.[ch])
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up: adaptool and what it needs"
 	@$(PIP) --editable .
