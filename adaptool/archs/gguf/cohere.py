@@ -32,7 +32,7 @@ COHERE = ArchSpec(
     name="command-r",
     architectures=("CohereForCausalLM",),
     keys=(*(TRAINED_CONTEXT if key is CONTEXT else key for key in SHARED), LOGIT_SCALE, NO_SCALING),
-    tokenizer="gpt2",
+    tokenizer="bpe",
     renames=TEXT_MODEL,
     defaults={
         "num_key_value_heads": every_head,

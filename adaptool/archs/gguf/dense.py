@@ -12,7 +12,7 @@ SEED_OSS = ArchSpec(
     name="seed_oss",
     architectures=("SeedOssForCausalLM",),
     keys=(*COMMON, *HEAD_LENGTHS),
-    tokenizer="gpt2",
+    tokenizer="bpe",
     renames=TEXT_MODEL,
     defaults={**assumed(context=524288), "num_key_value_heads": 8, "head_dim": 128},
     config={"hidden_act": "silu"},
@@ -33,7 +33,7 @@ EXAONE4 = ArchSpec(
     name="exaone4",
     architectures=("Exaone4ForCausalLM",),
     keys=(*COMMON, *HEAD_LENGTHS, VOCAB_SIZE, SLIDING_WINDOW, SLIDING_PATTERN),
-    tokenizer="gpt2",
+    tokenizer="bpe",
     renames=TEXT_MODEL,
     extras=llama3_factors,
     defaults={

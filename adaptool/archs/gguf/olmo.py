@@ -17,7 +17,7 @@ OLMO2 = ArchSpec(
     name="olmo2",
     architectures=("Olmo2ForCausalLM",),
     keys=COMMON,
-    tokenizer="gpt2",
+    tokenizer="bpe",
     renames=TEXT_MODEL,
     defaults=assumed(eps=1e-5),
     config={"hidden_act": "silu"},

@@ -14,7 +14,7 @@ QWEN2 = ArchSpec(
     name="qwen2",
     architectures=("Qwen2ForCausalLM", "Qwen2Model"),
     keys=(*COMMON, *HEAD_LENGTHS),
-    tokenizer="qwen2",
+    tokenizer="spm",
     renames=TEXT_MODEL,
     defaults={**assumed(context=32768), "num_key_value_heads": 32},
     config={"hidden_act": "silu"},
@@ -36,7 +36,7 @@ QWEN2MOE = replace(
         EXPERT_FEED_FORWARD,
         setting("expert_shared_feed_forward_length", u32, "shared_expert_intermediate_size"),
     ),
-    tokenizer="gpt2",
+    tokenizer="bpe",
     rules=FUSED_EXPERTS,
     defaults={
         **assumed(context=32768),
@@ -55,7 +55,7 @@ QWEN3MOE = replace(
     name="qwen3moe",
     architectures=("Qwen3MoeForCausalLM",),
     keys=(*QWEN2.keys, EXPERT_FEED_FORWARD),
-    tokenizer="gpt2",
+    tokenizer="bpe",
     rules=FUSED_EXPERTS,
     defaults={
         **assumed(context=32768),

@@ -41,7 +41,7 @@ STABLELM = ArchSpec(
         setting("use_parallel_residual", boolean, "use_parallel_residual", default=True),
         NORM_EPS,
     ),
-    tokenizer="gpt2",
+    tokenizer="bpe",
     rules={r"[qk]_layernorm\.norms\.\d+\.weight": _every_head},
     renames=TEXT_MODEL,
     defaults={

@@ -10,7 +10,7 @@ STARCODER2 = ArchSpec(
     name="starcoder2",
     architectures=("Starcoder2ForCausalLM", "Starcoder2Model"),
     keys=COMMON,
-    tokenizer="gpt2",
+    tokenizer="bpe",
     renames=TEXT_MODEL,
     defaults={
         "num_key_value_heads": 2,
