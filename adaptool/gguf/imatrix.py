@@ -20,9 +20,9 @@ from adaptool.errors import FormatError, MismatchError
 from adaptool.tensors.dtypes import F32
 from adaptool.tensors.files import FileHandle, open_file
 from adaptool.tensors.ggml.values import KeyValues, Value, ValueType
+from adaptool.tensors.gguf import MAGIC, open_single
 from adaptool.tensors.store import Extent, Store
 
-MAGIC = b"GGUF"
 SUMS, COUNTS = ".in_sum2", ".counts"
 SMALLEST_ENTRY = 16
 """Bytes: three lengths and one value."""
@@ -101,9 +101,7 @@ def open_imatrix(path: Path) -> Imatrix:
 
 
 def _from_gguf(path: Path) -> Imatrix:
-    from adaptool.tensors.gguf import open_gguf
-
-    store = open_gguf(path)
+    store = open_single(path)
     names = [name.removesuffix(SUMS) for name in store if name.endswith(SUMS)]
     halves = {name + end for name in names for end in (SUMS, COUNTS)}
     counted = {name for name in store if name.endswith((SUMS, COUNTS))}

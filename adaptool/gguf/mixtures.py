@@ -16,6 +16,7 @@ from adaptool.gguf.mixture_rules import Role, mixture_type, role_of
 from adaptool.gguf.places import ModelShape, Place
 from adaptool.gguf.recipe import Recipe
 from adaptool.tensors.dtypes import F16, DType
+from adaptool.tensors.ggml.prebuilt import IMPORTANCE_REQUIRED
 from adaptool.tensors.ggml.types import GGMLType, ggml_type
 from adaptool.tensors.store import TensorInfo
 
@@ -28,7 +29,7 @@ FALLBACKS = {
 }
 """What stands in, with blocks of 32, where blocks of 256 do not divide the columns."""
 
-LOW_BIT = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS")
+LOW_BIT = IMPORTANCE_REQUIRED | {"IQ2_S", "IQ3_XXS"}
 """Types too coarse to choose well without an imatrix."""
 
 KEPT_NAMES = ("position_embd.weight", "token_types.weight")
@@ -185,7 +186,7 @@ def _not_divided(info: TensorInfo, kind: DType) -> str:
 def needs_imatrix(name: str, kind: DType, label: str) -> bool:
     """Whether a tensor's type would make garbage without an imatrix, in a file of type ``label``."""
     if role_of(name) in (Role.OUTPUT, Role.TOKEN_EMBD):
-        return False
+        return kind.name in IMPORTANCE_REQUIRED  # an override: nothing can write them without
     return kind.name in LOW_BIT or (kind.name == "Q2_K" and label == "Q2_K_S")
 
 

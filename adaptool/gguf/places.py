@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from adaptool.errors import FormatError
+from adaptool.tensors.ggml.values import KeyValues
 
 LARGE_LAYERS = {"llama": 80, "llama-embed": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68}
 """How many layers make a model of these architectures a "70B" (a llama only with grouped queries)."""
@@ -33,6 +37,30 @@ class ModelShape:
         if self.layers != LARGE_LAYERS.get(self.arch):
             return False
         return not self.arch.startswith("llama") or (self.heads != self.kv_heads and self.experts != 8)
+
+
+def model_shape(keys: KeyValues) -> ModelShape:
+    """The shape of a model by its GGUF metadata, read as llama.cpp does: missing value heads are as many as heads."""
+    arch = str(_first(keys, "general.architecture"))
+    heads = int(_first(keys, f"{arch}.attention.head_count", 0))
+    return ModelShape(
+        arch,
+        layers=int(_first(keys, f"{arch}.block_count")),
+        heads=heads,
+        kv_heads=int(_first(keys, f"{arch}.attention.head_count_kv", heads)),
+        experts=int(_first(keys, f"{arch}.expert_count", 0)),
+    )
+
+
+def _first(keys: KeyValues, key: str, default: int | None = None) -> Any:
+    """A value, or the first layer's where every layer has its own."""
+    value = keys.get(key)
+    if value is None and default is None:
+        raise FormatError(f"the metadata has no {key}")
+    data = default if value is None else value.data
+    if value is None or value.element is None:
+        return data
+    return data[0] if len(data) else default
 
 
 @dataclass(frozen=True, slots=True)
