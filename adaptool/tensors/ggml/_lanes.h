@@ -30,6 +30,10 @@ typedef int32_t lanes_int_t[KERNEL_LANES] __attribute__((aligned(64)));
 INLINE float as_float(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
 INLINE uint32_t as_bits(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
 
+/* a where the mask is all ones, b where it is 0. On bits, for a conditional store in a search's chain of additions
+ * would become a mispredicted branch. */
+INLINE float pick(uint32_t mask, float a, float b) { return as_float(as_bits(b) ^ ((as_bits(a) ^ as_bits(b)) & mask)); }
+
 /* To the nearest integer, ties to even, for |x| < 2^22; beyond that the same nonsense as GGML's nearest_int. */
 INLINE int32_t nearest_int(float x) { return (int32_t)(as_bits(x + 12582912.0f) & 0x007FFFFFu) - 0x00400000; }
 
