@@ -54,6 +54,8 @@ def open_inputs(
     notes = [note for adapter, _ in opened if (note := origin_note(adapter, model, onto_nf4=onto_nf4))]
     if isinstance(model.store, Bnb4bit):
         notes.append("the base is 4-bit: it is dequantised as training saw it, and the result is a 16-bit model")
+    if model.beside is not None:
+        notes.append("the base is a GGUF: what is quantised in it is dequantised, and the merge is onto those weights")
     if double_quant and not onto_nf4:
         raise UsageError("--double-quant goes with --onto-nf4")
     if onto_nf4:
@@ -122,11 +124,30 @@ def convert(
 
     ``dtype`` is what the weights are rounded to before they are quantised; None keeps their own. Raises AdaptoolError.
     """
-    from adaptool.gguf.job import GgufJob
+    from adaptool.gguf.convert import convert_model
+    from adaptool.gguf.job import WriteOptions
 
-    base = open_base(locate(model))
-    threads = workers or default_workers()
-    return GgufJob(base, Path(out), options, dtype=dtype, workers=threads, resume=resume, overwrite=overwrite)
+    how = WriteOptions(workers or default_workers(), resume, overwrite)
+    return convert_model(open_base(locate(model)), Path(out), options, how, dtype=dtype)
+
+
+def convert_lora(
+    adapter: Weighted,
+    base: Path | str,
+    out: Path | str,
+    *,
+    dtype: DType | None = None,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> GgufJob:
+    """Plan an adapter's conversion to a GGUF LoRA, every module's scale baked in. Raises AdaptoolError."""
+    from adaptool.gguf.job import WriteOptions
+    from adaptool.gguf.lora import convert_lora as plan_lora
+
+    path, weight = adapter
+    how = WriteOptions(workers or default_workers(), resume, overwrite)
+    return plan_lora(open_adapter(locate(path)), weight, open_base(locate(base)), Path(out), how, dtype=dtype)
 
 
 def verify(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from adaptool.archs.experts import CONV1D_MODEL_TYPES
@@ -33,12 +34,23 @@ class BaseModel:
     config: Mapping[str, Any] | None
     store: Store
     beside: Mapping[str, bytes] | None = None
-    """The model's other files, where the weights' own file holds them too (a GGUF); None: they lie in ``folder``."""
+    """The model's other files by name, where the weights' own file holds them too (a GGUF); None: they lie apart."""
 
     @property
     def folder(self) -> Path:
-        """Where the files beside the weights lie."""
+        """Where the files beside the weights lie; those from inside a file are laid out while this object lives."""
+        if self.beside is not None:
+            return Path(self._unpacked.name) / self.path.stem
         return self.path if self.path.is_dir() else self.path.parent
+
+    @cached_property
+    def _unpacked(self) -> TemporaryDirectory[str]:
+        place = TemporaryDirectory(prefix="adaptool-")
+        folder = Path(place.name) / self.path.stem
+        folder.mkdir()
+        for name, content in (self.beside or {}).items():
+            (folder / name).write_bytes(content)
+        return place
 
     @property
     def model_type(self) -> str | None:

@@ -33,7 +33,6 @@ from adaptool.gguf.rope_back import FACTOR_TENSORS, Factors
 from adaptool.tensors.dtypes import BF16, DType, most_common
 from adaptool.tensors.ggml.types import GGMLType
 from adaptool.tensors.gguf import GgufFile, SplitGguf, open_gguf
-from adaptool.tensors.sniff import sniff
 from adaptool.tensors.store import Store
 
 FACTOR_ROUNDOFF = 1e-3
@@ -45,8 +44,9 @@ MOST_FACTORS = 1 << 16
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a GGUF becomes: the tensors, config.json, and the other files beside the weights as bytes."""
+    """What the GGUF ``source`` becomes: the tensors, config.json, and the other files beside the weights as bytes."""
 
+    source: Store
     store: Store
     config: Mapping[str, Any]
     beside: Mapping[str, bytes]
@@ -73,15 +73,13 @@ def model_folder(path: Path, dtype: DType | None = None) -> ModelFolder:
         factors = _factors(gguf)
         config = model_config(meta, spec, gguf, factors, target.torch_name)
         store = _checkpoint(gguf, spec, config, factors, target)
-    return ModelFolder(store, config, files_beside(meta, config))
+    return ModelFolder(gguf, store, config, files_beside(meta, config))
 
 
-def open_gguf_base(path: Path) -> BaseModel | None:
-    """A GGUF as a base to merge into; None for a file that is none."""
-    if not path.is_file() or sniff(path) != "gguf":
-        return None
+def open_gguf_base(path: Path) -> BaseModel:
+    """A GGUF as a base to merge into."""
     folder = model_folder(path)
-    return BaseModel(path, folder.config, folder.store, folder.beside)
+    return BaseModel(path, folder.config, folder.store, folder.files)
 
 
 def default_dtype(store: Store) -> DType:

@@ -31,7 +31,8 @@ def files_beside(meta: Metadata, config: Mapping[str, Any]) -> dict[str, bytes]:
 
 def generation_config(meta: Metadata, vocab_size: int) -> dict[str, Any]:
     """The special tokens, every one that ends an answer among them, and the sampling that is recommended."""
-    settings: dict[str, Any] = dict(special_ids(meta, vocab_size))
+    special = special_ids(meta, vocab_size)
+    settings: dict[str, Any] = {name: number for name, number in special.items() if number is not None}
     ids = [number for role in END_TOKENS if (number := meta.token(role)) is not None and number < vocab_size]
     if len(set(ids)) > 1:
         settings["eos_token_id"] = list(dict.fromkeys(ids))

@@ -9,6 +9,7 @@ from adaptool.archs.gguf.spec import ArchSpec
 from adaptool.errors import FormatError
 from adaptool.gguf.metadata import Metadata
 from adaptool.gguf.rope_back import Factors, rope_settings
+from adaptool.tensors.ggml.values import ValueType
 from adaptool.tensors.store import Store
 
 EMBEDDING = "token_embd.weight"
@@ -20,6 +21,27 @@ ROWS_OF = {
     "type_vocab_size": "token_types.weight",
 }
 """Settings that are a tensor's number of rows."""
+
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "qwen2_moe": {"num_local_experts": "num_experts"},
+    "qwen3_moe": {"num_local_experts": "num_experts"},
+    "starcoder2": {"layer_norm_eps": "norm_epsilon"},
+    "falcon": {"num_key_value_heads": "num_kv_heads", "layer_norm_eps": "layer_norm_epsilon"},
+    "gpt2": {
+        "max_position_embeddings": "n_positions",
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "intermediate_size": "n_inner",
+        "layer_norm_eps": "layer_norm_epsilon",
+    },
+}
+"""Model type → the names its config class has for what most call otherwise."""
+
+CONTEXT = "context_length"
+"""A key that some tables read from other settings first, and every class has as max_position_embeddings."""
+
+SLIDING_PATTERN = "attention.sliding_window_pattern"
 
 SEEN_IN: Mapping[str, Mapping[str, str]] = {
     **{name: {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_up.bias"} for name in ("llama", "granite", "smollm3")},
@@ -42,7 +64,7 @@ def model_config(meta: Metadata, spec: ArchSpec, store: Store, factors: Factors,
     _refuse_nonsense(meta, store)
     model_type = spec.model_type or spec.name
     config: dict[str, Any] = {"architectures": [spec.architectures[0]], "model_type": model_type, **spec.config}
-    config |= _settings(meta, spec)
+    config |= _settings(meta, spec) | _layer_types(meta)
     config |= {name: store[tensor].shape[0] for name, tensor in ROWS_OF.items() if tensor in store}
     seen = SEEN_IN.get(model_type, {})
     config |= {flag: f"blk.0.{leaf}" in store for flag, leaf in seen.items()}
@@ -51,13 +73,14 @@ def model_config(meta: Metadata, spec: ArchSpec, store: Store, factors: Factors,
     config |= SPECIAL.get(model_type, lambda *_: {})(meta, config, store)
     config["tie_word_embeddings"] = OUTPUT not in store
     config |= {"torch_dtype": dtype_name, "use_cache": True} | special_ids(meta, config["vocab_size"])
-    return dict(sorted(config.items()))
+    own = RENAMED.get(model_type, {})
+    return dict(sorted((own.get(name, name), value) for name, value in config.items()))
 
 
-def special_ids(meta: Metadata, vocab_size: int) -> dict[str, int]:
-    """The ids of the tokens a model begins, ends and pads with, those that are in its vocabulary."""
+def special_ids(meta: Metadata, vocab_size: int) -> dict[str, int | None]:
+    """The ids of the tokens a model begins, ends and pads with; None where it has none, whatever its class assumes."""
     ids = {f"{name}_token_id": meta.token(role) for name, role in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"))}
-    return {name: number for name, number in ids.items() if number is not None and number < vocab_size}
+    return {name: number if number is not None and number < vocab_size else None for name, number in ids.items()}
 
 
 def _refuse_nonsense(meta: Metadata, store: Store) -> None:
@@ -86,12 +109,24 @@ def _settings(meta: Metadata, spec: ArchSpec) -> dict[str, Any]:
     """What the table's keys hold, under the names config.json has for it."""
     config = {}
     for key in spec.keys:
+        if key.name == SLIDING_PATTERN:
+            continue
         value = meta.find(key.name if key.name.startswith("general.") else f".{key.name}")
         if key.config and value is None and key.name == "attention.head_count_kv":
             value = meta.count(".attention.head_count")
         if key.config and value is not None:
-            config[key.config] = value
+            config["max_position_embeddings" if key.name == CONTEXT else key.config] = value
     return config
+
+
+def _layer_types(meta: Metadata) -> dict[str, Any]:
+    """Which layers attend to a window only, where the file says it layer by layer."""
+    sliding = meta.keys.get(meta.full(f".{SLIDING_PATTERN}"))
+    if sliding is None or sliding.kind is not ValueType.ARRAY or sliding.element is not ValueType.BOOL:
+        return {}
+    if len(sliding.data) != meta.count(".block_count"):
+        raise FormatError(f"{meta.path}: {SLIDING_PATTERN} speaks of {len(sliding.data)} layers")
+    return {"layer_types": ["sliding_attention" if one else "full_attention" for one in sliding.data]}
 
 
 def _head_dim(meta: Metadata) -> int:

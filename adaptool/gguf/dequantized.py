@@ -6,6 +6,7 @@ is a base to merge into, and is written out as a 16-bit one, in constant memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,14 +55,24 @@ class Dequantized(Store):
             out = np.empty((stop - start, info.columns), self.target.storage)
         if origin.transposed:
             self._columns(origin, start, stop, out)
-        elif self.source[origin.tensors[0]].columns != info.columns:  # a vector that the checkpoint holds as a matrix
-            whole = self._rounded(origin, self.source.read(origin.tensors[0]), self.source[origin.tensors[0]])
-            into(out, whole.reshape(-1, info.columns)[start:stop])
+        elif self._vector(origin):
+            into(out, self._elements(origin).reshape(-1, info.columns)[start:stop])
         elif origin.order is None:
             self._fill(origin, origin.start + start, origin.start + stop, None, out)
         else:
             self._ordered(origin, origin.order[start:stop], out)
         return out
+
+    def _vector(self, origin: Origin) -> bool:
+        return len(self.source[origin.tensors[0]].shape) == 1
+
+    def _elements(self, origin: Origin) -> Array:
+        """A vector, which the checkpoint may hold as a matrix of one row or column."""
+        parts = [
+            self._rounded(origin, self.source.read(name), self.source[name]).reshape(-1) for name in origin.tensors
+        ]
+        size = math.prod(origin.shape)
+        return np.concatenate(parts)[slice(origin.start, origin.start + size) if origin.order is None else origin.order]
 
     def _ordered(self, origin: Origin, wanted: NDArray[np.int64], out: Array) -> None:
         """The rows ``wanted``: taken from one range where they lie close, else run by run."""
@@ -128,7 +139,8 @@ class Dequantized(Store):
         whole = None if changed or len(origin.tensors) > 1 else self.source.extent(source.name)
         if whole is None:
             return None
-        return Extent(whole.path, whole.offset + origin.start * source.row_nbytes, info.nbytes)
+        unit = source.dtype.itemsize if self._vector(origin) else source.row_nbytes
+        return Extent(whole.path, whole.offset + origin.start * unit, info.nbytes)
 
     def spans(self, name: str, nbytes: int) -> Iterator[tuple[int, int]]:
         """Cuts where the rows before lie wholly before the rows after in the GGUF too, as whole heads do."""
@@ -138,7 +150,7 @@ class Dequantized(Store):
         if origin.transposed:
             block = source.dtype.block if isinstance(source.dtype, GGMLType) else 1
             step = -(-step // block) * block
-        elif source.columns != info.columns:
+        elif self._vector(origin):
             step = max(1, info.rows)
         elif origin.order is not None:
             yield from _between(_closed(origin.order), step)

@@ -6,6 +6,7 @@ checkpoint tensor can be read from the GGUF a few at a time.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from adaptool.errors import MismatchError
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Origin:
-    """A checkpoint tensor of ``shape``, as rows of the GGUF's ``tensors`` counted one after another."""
+    """A checkpoint tensor of ``shape``, as rows of the GGUF's ``tensors`` counted one after another.
+
+    Of vectors it is the elements that are counted.
+    """
 
     shape: Shape
     tensors: tuple[str, ...]
@@ -51,29 +55,26 @@ def origins_of(placed: Sequence[Placed], shapes: Mapping[str, Shape]) -> dict[st
 
 def _alone(name: str, placed: Placed, shapes: Mapping[str, Shape]) -> Origin:
     """A tensor that lies whole in one GGUF tensor."""
-    start = sum(_rows(shapes[source]) for source in placed.sources[: placed.sources.index(name)])
-    shape, tensors = shapes[name], (placed.name,)
+    start, total = _span(name, placed, shapes)
     if placed.order is None:
-        return Origin(shape, tensors, start, None, placed.transposed, placed.shift)
-    where = _undone(placed, sum(_rows(shapes[source]) for source in placed.sources))
-    order = _complete(name, where[start : start + _rows(shape)])
-    return Origin(shape, tensors, 0, order, placed.transposed, placed.shift)
+        return Origin(shapes[name], (placed.name,), start, None, placed.transposed, placed.shift)
+    order = _complete(name, _undone(placed, total)[start : start + _rows(shapes[name], placed)])
+    return Origin(shapes[name], (placed.name,), 0, order, placed.transposed, placed.shift)
 
 
 def _spread(name: str, users: Sequence[Placed], shapes: Mapping[str, Shape]) -> Origin:
     """A tensor whose rows are shared out among several GGUF tensors: fused queries, keys and values, fused experts."""
-    where = np.full(_rows(shapes[name]), -1, np.int64)
+    where = np.full(_rows(shapes[name], users[0]), -1, np.int64)
     before = 0
     for placed in users:
         if placed.transposed or placed.shift:
             raise MismatchError(f"{name}: in several tensors of a GGUF and changed on the way, which cannot be undone")
-        total = sum(_rows(shapes[source]) for source in placed.sources)
-        start = sum(_rows(shapes[source]) for source in placed.sources[: placed.sources.index(name)])
+        start, total = _span(name, placed, shapes)
         found = _undone(placed, total)[start : start + len(where)]
         if (where[found >= 0] >= 0).any():
             raise MismatchError(f"{name}: some of its rows are in two tensors of a GGUF")
         where[found >= 0] = found[found >= 0] + before
-        before += _rows(placed.shape)
+        before += _rows(placed.shape, placed)
     return Origin(shapes[name], tuple(placed.name for placed in users), 0, _complete(name, where))
 
 
@@ -94,8 +95,11 @@ def _complete(name: str, order: Order) -> Order:
     return order
 
 
-def _rows(shape: Shape) -> int:
-    rows = 1
-    for axis in shape[:-1]:
-        rows *= axis
-    return rows
+def _span(name: str, placed: Placed, shapes: Mapping[str, Shape]) -> tuple[int, int]:
+    """How many rows of the sources come before this one, and how many they are together."""
+    rows = [_rows(shapes[source], placed) for source in placed.sources]
+    return sum(rows[: placed.sources.index(name)]), sum(rows)
+
+
+def _rows(shape: Shape, placed: Placed) -> int:
+    return math.prod(shape if len(placed.shape) == 1 else shape[:-1])
