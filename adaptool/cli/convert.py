@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from adaptool.cli.console import Console
-from adaptool.cli.options import base_option, gguf_option_list, gguf_options, json_option, parse_dtype
+from adaptool.cli.options import base_option, gguf_option_list, gguf_options, json_option, parse_dtype, weighted
 from adaptool.errors import UsageError
 
 
@@ -69,5 +69,5 @@ def _job(source: str, out: Path, *, types: str | None, to_gguf_lora: bool, to_sa
     if to_gguf_lora:
         if base is None:
             raise UsageError("--to-gguf-lora needs --base, the model the adapter was trained on")
-        return api.convert_lora(source, base, out, dtype=kind, **common)
+        return api.convert_lora(weighted(source), base, out, dtype=kind, **common)
     return api.convert_back(source, out, dtype=kind, **common)

@@ -5,10 +5,8 @@ Everything a header holds is known here, before a tensor is read: that is what l
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +14,17 @@ from adaptool.archs.gguf.hparams import Hparams
 from adaptool.archs.gguf.placing import place
 from adaptool.archs.gguf.spec import ArchSpec
 from adaptool.archs.gguf.tables import architecture_keys, hparams_of, spec_for
-from adaptool.errors import FormatError
 from adaptool.gguf.converted import Converted
 from adaptool.gguf.general import Lineage, general_keys, in_order
-from adaptool.gguf.mixtures import Choice, choose
+from adaptool.gguf.mixtures import choose
+from adaptool.gguf.output import GgufOutput
 from adaptool.gguf.places import ModelShape
 from adaptool.gguf.quantised import Quantised, Shared
 from adaptool.gguf.recipe import Recipe, quantized_keys
 from adaptool.tensors.dtypes import BF16, F16, F32, DType, most_common
 from adaptool.tensors.ggml.values import KeyValues
-from adaptool.tensors.gguf import open_single
-from adaptool.tensors.gguf_writer import GgufPlan, plan_gguf
+from adaptool.tensors.gguf_writer import plan_gguf
 from adaptool.tensors.store import Store
-from adaptool.writing.job import Output
-
-PIECE_BYTES = 2 << 20
-"""Of 16-bit rows quantised at a time, per worker: in float32, with its blocks, some 6 MB."""
 
 
 @dataclass(frozen=True)
@@ -56,77 +49,6 @@ class GgufSource:
     label: str
     """What errors call it."""
     lineage: Lineage = field(default_factory=Lineage)
-
-
-@dataclass(frozen=True)
-class GgufSummary:
-    """What one GGUF holds."""
-
-    files: tuple[str, ...]
-    recipe: str
-    nbytes: int
-    tensors: int
-    types: tuple[tuple[str, int, int], ...]
-    """(type, tensors of it, bytes), the largest first."""
-    bits_per_weight: float
-    departures: tuple[tuple[str, str, int], ...]
-    """(type, why it is not the recipe's plain choice, tensors): fallbacks and overrides."""
-
-
-@dataclass(frozen=True, eq=False)
-class GgufOutput:
-    """One GGUF, planned: its files and the tensors as they will lie in them."""
-
-    recipe: Recipe
-    store: Quantised
-    plans: tuple[GgufPlan, ...]
-
-    @cached_property
-    def output(self) -> Output:
-        """For a job to write."""
-        return Output(self.store, self.plans, PIECE_BYTES)
-
-    @property
-    def summary(self) -> GgufSummary:
-        """For the report."""
-        infos = self.store.infos.values()
-        counts, sizes = Counter[str](), Counter[str]()
-        for info in infos:
-            counts[info.dtype.name] += 1
-            sizes[info.dtype.name] += info.nbytes
-        reasons = Counter((c.dtype.name, c.reason) for c in self.store.choices.values() if told(c))
-        return GgufSummary(
-            tuple(plan.name for plan in self.plans),
-            self.recipe.label,
-            sum(plan.size for plan in self.plans),
-            len(self.store),
-            tuple((name, counts[name], size) for name, size in sizes.most_common()),
-            sum(sizes.values()) * 8 / max(1, sum(info.size for info in infos)),
-            tuple((name, str(reason), count) for (name, reason), count in reasons.most_common()),
-        )
-
-    @property
-    def record(self) -> Mapping[str, Any]:
-        """For the manifest."""
-        summary = self.summary
-        return {
-            "files": list(summary.files),
-            "type": summary.recipe,
-            "tensor_types": {name: count for name, count, _ in summary.types},
-        }
-
-    def check(self, folder: Path) -> None:
-        """Read the written files back and compare all that can be without the tensors; FormatError if one differs."""
-        for plan in self.plans:
-            found = open_single(folder / plan.name)
-            same = found.offsets == dict(plan.offsets) and tuple(found.infos.values()) == plan.infos
-            if not same or list(found.keys) != list(plan.keys):
-                raise FormatError(f"{folder / plan.name}: what was written is not what was planned: please report it")
-
-
-def told(choice: Choice) -> bool:
-    """Whether a choice is worth telling: that norms are kept is not."""
-    return choice.reason is not None and not choice.reason.startswith("kept")
 
 
 def plan_exports(source: GgufSource, stem: str, options: GgufOptions, *, suffixed: bool = True) -> list[GgufOutput]:
@@ -154,7 +76,8 @@ def _planned(
     if not recipe.quantises:  # converters keep the checkpoint's order
         choices = {name: choices[name] for name in converted}
     store = Quantised(converted, choices, recipe.imatrix)
-    return GgufOutput(recipe, store, tuple(plan_gguf(stem, quantized_keys(keys, recipe), store, limit)))
+    told = [(c.dtype.name, c.reason) for c in choices.values() if c.reason and not c.reason.startswith("kept")]
+    return GgufOutput(recipe.label, store, tuple(plan_gguf(stem, quantized_keys(keys, recipe), store, limit)), told)
 
 
 def _intermediate(store: Store) -> DType:

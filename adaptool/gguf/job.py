@@ -1,24 +1,21 @@
-"""Converting a model that is merged already: one GGUF as the file OUT, or several in the folder OUT."""
+"""Writing GGUFs of their own: one as the file OUT, or several in the folder OUT."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from adaptool import __version__
-from adaptool.adapters.base import BaseModel
-from adaptool.errors import AdaptoolError, UnsupportedError, UsageError
-from adaptool.gguf.export import GgufOptions, GgufSource, GgufSummary, plan_exports
-from adaptool.gguf.general import VERSION_KEY, Lineage
-from adaptool.merging.provenance import base_name, conversion_identity
-from adaptool.tensors.dtypes import DType
+from adaptool.errors import AdaptoolError, UsageError
+from adaptool.gguf.general import VERSION_KEY
+from adaptool.gguf.output import GgufOutput, GgufSummary
+from adaptool.merging.provenance import conversion_identity
 from adaptool.tensors.gguf import open_single
 from adaptool.tensors.store import Store
-from adaptool.tensors.views import Cast
-from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, header_digest, listed_only, manifest_text
+from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, listed_only, manifest_text
 from adaptool.writing.job import SCRATCH, Output, WriteJob
 from adaptool.writing.publish import publish, publish_file
 
@@ -35,37 +32,31 @@ class ConvertReport:
     resumed_pieces: int = 0
 
 
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a conversion is written; nothing here changes a byte of it."""
+
+    workers: int
+    resume: bool = False
+    overwrite: bool = False
+
+
 class GgufJob(WriteJob):
-    """One model to one or several GGUFs. Iterate it to run it, then read ``report``."""
+    """GGUFs planned from ``inputs``. Iterate it to run it, then read ``report``."""
 
     def __init__(
         self,
-        model: BaseModel,
+        planned: Sequence[GgufOutput],
         out: Path,
-        options: GgufOptions,
-        *,
-        workers: int,
-        dtype: DType | None = None,
-        resume: bool = False,
-        overwrite: bool = False,
+        sources: Mapping[Path, Store],
+        options: WriteOptions,
+        notes: Sequence[str] = (),
     ) -> None:
-        super().__init__(out, workers=workers, resume=resume, overwrite=overwrite)
-        if model.config is None:
-            raise UnsupportedError(
-                f"{model.path}: there is no config.json beside the weights, which a GGUF is made by",
-                hint="give the model's folder",
-            )
-        self.single = len(options.recipes) == 1 and options.split_nbytes is None
+        super().__init__(out, workers=options.workers, resume=options.resume, overwrite=options.overwrite)
+        self.planned, self.notes = tuple(planned), tuple(notes)
+        self._sources = sources
+        self.single = single_file(out, planned)
         self.ours = is_own_gguf if self.single else listed_only
-        if self.single and out.suffix != ".gguf":
-            raise UsageError(f"{out}: --out names the file to write, which ends in .gguf", hint=f"try --out {out}.gguf")
-        self.model = model
-        store: Store = Cast(model.store, dtype) if dtype is not None else model.store
-        lineage = Lineage(base_name(model), header_digest(model.store))
-        source = GgufSource(store, model.config, model.folder, str(model.path), lineage)
-        name = out.name.removesuffix(".gguf") if self.single else out.absolute().name
-        self.planned = plan_exports(source, name, options, suffixed=not self.single)
-        self.notes: Sequence[str] = ()
         self._report: ConvertReport | None = None
 
     @cached_property
@@ -74,18 +65,19 @@ class GgufJob(WriteJob):
 
     @cached_property
     def identity(self) -> str:
-        return conversion_identity(self.model.store, (plan.header for each in self.planned for plan in each.plans))
+        headers = [plan.header for planned in self.planned for plan in planned.plans]
+        return conversion_identity(self._sources.values(), headers)
 
     @property
     def inputs(self) -> Iterable[Path]:
-        return [self.model.path]
+        return self._sources
 
     @property
     def estimate(self) -> ConvertReport:
         """What running the job would write."""
         files = tuple(plan.name for planned in self.planned for plan in planned.plans)
         summaries = tuple(planned.summary for planned in self.planned)
-        return ConvertReport(self.out, files, self.nbytes, summaries, tuple(self.notes))
+        return ConvertReport(self.out, files, self.nbytes, summaries, self.notes)
 
     @property
     def report(self) -> ConvertReport:
@@ -96,26 +88,34 @@ class GgufJob(WriteJob):
     def finish(self, folder: Path, resumed: int) -> None:
         for planned in self.planned:
             planned.check(folder)
-        estimate = self.estimate
         if self.single:
-            publish_file(folder, estimate.files[0], self.out)
+            publish_file(folder, self.planned[0].plans[0].name, self.out)
         else:
-            (folder / MANIFEST_NAME).write_text(manifest_text(self._manifest(folder)), encoding="utf-8")
+            text = manifest_text(self._manifest())
+            (folder / MANIFEST_NAME).write_text(text, encoding="utf-8", errors="replace")
             publish(folder, self.out, SCRATCH)
-        self._report = ConvertReport(
-            estimate.out, estimate.files, estimate.nbytes, estimate.ggufs, estimate.notes, resumed
-        )
+        self._report = replace(self.estimate, resumed_pieces=resumed)
 
-    def _manifest(self, folder: Path) -> Mapping[str, Any]:
-        files = [plan.name for planned in self.planned for plan in planned.plans]
+    def _manifest(self) -> Mapping[str, Any]:
+        plans = [plan for planned in self.planned for plan in planned.plans]
         return {
             "schema": MANIFEST_SCHEMA,
             "kind": "converted",
             "adaptool": __version__,
-            "base": {"name": base_name(self.model), "header_digest": header_digest(self.model.store)},
             "gguf": [planned.record for planned in self.planned],
-            "files": [{"name": name, "size": (folder / name).stat().st_size} for name in files],
+            "files": [{"name": plan.name, "size": plan.size} for plan in plans],
         }
+
+
+def single_file(out: Path, planned: Sequence[GgufOutput]) -> bool:
+    """Whether OUT is the file itself: for one GGUF in one file, whose name OUT then must be."""
+    if len(planned) > 1 or len(planned[0].plans) > 1 or planned[0].plans[0].name != out.name:
+        if out.suffix == ".gguf":
+            raise UsageError(
+                f"{out}: --out names a folder where several files are written", hint="leave .gguf out"
+            )
+        return False
+    return True
 
 
 def is_own_gguf(path: Path) -> bool:

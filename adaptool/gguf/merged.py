@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from adaptool.errors import UnsupportedError
-from adaptool.gguf.export import GgufOptions, GgufOutput, GgufSource, GgufSummary, plan_exports
+from adaptool.gguf.export import GgufOptions, GgufSource, plan_exports
 from adaptool.gguf.general import Ingredient, Lineage
 from adaptool.gguf.ollama import MODELFILE, modelfile
+from adaptool.gguf.output import GgufOutput, GgufSummary
 from adaptool.gguf.staging import staged
 from adaptool.merging.folder import MergeJob
 from adaptool.merging.provenance import base_name, hub_id

@@ -84,14 +84,10 @@ def merge_identity(merged: Merged, adapters: Sequence[tuple[Adapter, float]], he
     return hashlib.sha256(canonical_json(facts)).hexdigest()
 
 
-def conversion_identity(store: Store, headers: Iterable[bytes]) -> str:
-    """The same for a conversion: the input by path, size and time, and the output headers."""
-    facts = [
-        __version__,
-        _stamps(store),
-        header_digest(store),
-        [hashlib.sha256(header).hexdigest() for header in headers],
-    ]
+def conversion_identity(sources: Iterable[Store], headers: Iterable[bytes]) -> str:
+    """The same for a conversion: the inputs by path, size and time, and the output headers."""
+    inputs = [[_stamps(store), header_digest(store)] for store in sources]
+    facts = [__version__, inputs, [hashlib.sha256(header).hexdigest() for header in headers]]
     return hashlib.sha256(canonical_json(facts)).hexdigest()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from adaptool.reports.figures import count, plural, size
 
 if TYPE_CHECKING:
-    from adaptool.gguf.export import GgufSummary
+    from adaptool.gguf.output import GgufSummary
     from adaptool.gguf.job import ConvertReport
     from adaptool.reports.text import Speaker
 
