@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from adaptool.errors import FormatError, NotFoundError
 from adaptool.tokenizers import alphabet
-from adaptool.tokenizers.fast import AddedToken, FastTokenizer, Node, children, whole
+from adaptool.tokenizers.fast import AddedToken, FastTokenizer, Node, children, ids
 from adaptool.tokenizers.files import TokenizerFiles
 from adaptool.tokenizers.specials import ROLES, token_text
 from adaptool.tokenizers.tokens import TokenType, Vocabulary, by_id, looks_special
@@ -40,11 +40,11 @@ def added_tokens(files: TokenizerFiles) -> dict[int, AddedToken]:
     tokens |= files.declared
     if fast is None:
         base, _ = base_vocabulary(files)
-        ids = {**base, **files.added_ids}
+        known = {**base, **files.added_ids}
         special = special_texts(files)
         for content in [*files.added_ids, *sorted(special & base.keys())]:
             flag = content in special
-            tokens.setdefault(ids[content], AddedToken(ids[content], content, flag, normalized=not flag))
+            tokens.setdefault(known[content], AddedToken(known[content], content, flag, normalized=not flag))
     return tokens
 
 
@@ -65,10 +65,7 @@ def base_vocabulary(files: TokenizerFiles) -> tuple[Mapping[str, int], Node | No
     if files.fast is not None:
         return files.fast.vocab, files.fast.decoder
     if (vocab := files.mapping("vocab.json")) is not None:
-        where = files.name("vocab.json")
-        return {token: whole(number, f"{where}: {token!r:.60}") for token, number in vocab.items()}, {
-            "type": "ByteLevel"
-        }
+        return ids(vocab, files.name("vocab.json")), {"type": "ByteLevel"}
     if (lines := files.text("vocab.txt")) is not None:
         return {token: number for number, token in enumerate(lines.removesuffix("\n").split("\n"))}, None
     raise NotFoundError(

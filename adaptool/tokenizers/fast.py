@@ -115,6 +115,14 @@ def whole(value: Any, where: str) -> int:
     return value
 
 
+def ids(vocab: Mapping[str, Any], where: str) -> dict[str, int]:
+    """Token to id, each id checked."""
+    for token, number in vocab.items():
+        if type(number) is not int or not 0 <= number < MAX_TOKENS:
+            raise FormatError(f"{where}: {token!r:.60} has {number!r:.40}, which is not a token id")
+    return dict(vocab)
+
+
 def _kind(model: Node, where: str) -> str:
     """BPE, WordPiece, Unigram or WordLevel; files older than the field tell it by their other ones."""
     kind = model.get("type")
@@ -131,7 +139,7 @@ def _kind(model: Node, where: str) -> str:
 
 def _vocab(value: Any, where: str) -> tuple[dict[str, int], list[float]]:
     if isinstance(value, dict):
-        return {token: whole(number, f"{where}: {token!r:.60}") for token, number in value.items()}, []
+        return ids(value, where), []
     if not isinstance(value, list):
         raise FormatError(f"{where}: neither an object nor a list")
     vocab, scores = {}, []
@@ -148,15 +156,11 @@ def _vocab(value: Any, where: str) -> tuple[dict[str, int], list[float]]:
 def _merges(value: Any, where: str) -> list[tuple[str, str]]:
     if not isinstance(value, list):
         raise FormatError(f"{where}: not a list")
-    merges = []
-    for index, merge in enumerate(value):
-        parts = merge.split(" ") if isinstance(merge, str) else merge
-        match parts:
-            case [str(left), str(right)]:
-                merges.append((left, right))
-            case _:
-                raise FormatError(f"{where}[{index}]: two parts should be here")
-    return merges
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in value]
+    for index, merge in enumerate(merges):
+        if type(merge) is not list or len(merge) != 2 or type(merge[0]) is not str or type(merge[1]) is not str:
+            raise FormatError(f"{where}[{index}]: two parts should be here, not {value[index]!r:.60}")
+    return [(left, right) for left, right in merges]
 
 
 def _optional(root: Node, key: str, where: str) -> Node | None:

@@ -11,7 +11,7 @@ from typing import Any
 from adaptool.errors import FormatError, NotFoundError
 from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
-from adaptool.tokenizers.fast import AddedToken, FastTokenizer, added_token, parse_fast, whole
+from adaptool.tokenizers.fast import AddedToken, FastTokenizer, added_token, ids, parse_fast
 from adaptool.tokenizers.sentencepiece import SentencePieceModel, parse_sentencepiece
 
 MAX_TOKENIZER = 256 << 20
@@ -52,11 +52,7 @@ class TokenizerFiles:
     @cached_property
     def added_ids(self) -> Mapping[str, int]:
         """``added_tokens.json``: texts and ids."""
-        where = self.name("added_tokens.json")
-        return {
-            text: whole(number, f"{where}: {text!r}")
-            for text, number in (self.mapping("added_tokens.json") or {}).items()
-        }
+        return ids(self.mapping("added_tokens.json") or {}, self.name("added_tokens.json"))
 
     @cached_property
     def declared(self) -> Mapping[int, AddedToken]:
