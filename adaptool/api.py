@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptool.adapters.adapter import Adapter, open_adapter
-from adaptool.adapters.base import BaseModel, open_base
+from adaptool.adapters.base import OPENERS, BaseModel, open_base
 from adaptool.archs.linear import quantised_by_training
 from adaptool.errors import UnsupportedError, UsageError
 from adaptool.jobs import default_workers
@@ -24,8 +24,10 @@ from adaptool.tensors.bnb import Bnb4bit, NF4RoundTrip
 from adaptool.tensors.compute import compute_for
 from adaptool.tensors.dtypes import DType
 from adaptool.tensors.locate import locate
+from adaptool.tensors.sniff import sniff
 
 if TYPE_CHECKING:
+    from adaptool.gguf.back_job import BackJob
     from adaptool.gguf.export import GgufOptions
     from adaptool.gguf.job import GgufJob
     from adaptool.parity.verify import VerifyJob
@@ -150,6 +152,26 @@ def convert_lora(
     return plan_lora(open_adapter(locate(path)), weight, open_base(locate(base)), Path(out), how, dtype=dtype)
 
 
+def convert_back(
+    gguf: Path | str,
+    out: Path | str,
+    *,
+    dtype: DType | None = None,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> BackJob:
+    """Plan the conversion of a GGUF back to a model folder: nothing is written until the job is iterated.
+
+    ``dtype`` is what the weights are rounded to; None follows the file. Raises AdaptoolError.
+    """
+    from adaptool.gguf.back_job import BackJob
+    from adaptool.gguf.job import WriteOptions
+
+    how = WriteOptions(workers or default_workers(), resume, overwrite)
+    return BackJob(locate(gguf), Path(out), how, dtype=dtype)
+
+
 def verify(
     merged: Path | str,
     base: Path | str,
@@ -180,3 +202,14 @@ def inspect(
     from adaptool.summary.summary import inspect_path, open_model
 
     return inspect_path(locate(path), None if base is None else open_model(locate(base)), weights=weights)
+
+
+def _open_gguf(path: Path) -> BaseModel | None:
+    if not path.is_file() or sniff(path) != "gguf":
+        return None
+    from adaptool.gguf.back import open_gguf_base
+
+    return open_gguf_base(path)
+
+
+OPENERS.append(_open_gguf)

@@ -11,7 +11,7 @@ from typing import Any
 from adaptool import __version__
 from adaptool.errors import UsageError
 from adaptool.gguf.back import model_folder
-from adaptool.gguf.job import ConvertReport
+from adaptool.gguf.job import ConvertReport, WriteOptions
 from adaptool.merging.folder import DEFAULT_SHARD
 from adaptool.merging.provenance import conversion_identity
 from adaptool.tensors.dtypes import DType
@@ -30,14 +30,12 @@ class BackJob(WriteJob):
         self,
         path: Path,
         out: Path,
+        options: WriteOptions,
         *,
-        workers: int,
         dtype: DType | None = None,
         shard_size: int | None = None,
-        resume: bool = False,
-        overwrite: bool = False,
     ) -> None:
-        super().__init__(out, workers=workers, resume=resume, overwrite=overwrite)
+        super().__init__(out, workers=options.workers, resume=options.resume, overwrite=options.overwrite)
         if not path.is_file() or sniff(path) != "gguf":
             raise UsageError(f"{path}: not a GGUF", hint="--to-safetensors takes a .gguf file")
         self.path = path
@@ -63,7 +61,7 @@ class BackJob(WriteJob):
 
     @cached_property
     def identity(self) -> str:
-        return conversion_identity(self.folder.source, (plan.header for plan in self.plans))
+        return conversion_identity([self.folder.source], (plan.header for plan in self.plans))
 
     @property
     def inputs(self) -> Iterable[Path]:
