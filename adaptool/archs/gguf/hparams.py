@@ -26,6 +26,8 @@ class Hparams:
 
     raw: Mapping[str, Any]
     defaults: Mapping[str, Any]
+    pooling: str | None = None
+    """How a sentence encoder pools, by the files beside its config: "mean", "cls" or "lasttoken"."""
 
     @cached_property
     def given(self) -> Mapping[str, Any]:
@@ -66,7 +68,7 @@ class Hparams:
     @property
     def hidden(self) -> int:
         """Width of the residual stream."""
-        return self.count("hidden_size", "n_embd", "dim", "d_model")
+        return self.count("hidden_size", "n_embd", "n_embed", "dim", "d_model")
 
     @property
     def heads(self) -> int:

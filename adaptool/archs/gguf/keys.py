@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from adaptool.archs.gguf.hparams import Hparams
+from adaptool.archs.gguf.pooling import NUMBERS
 from adaptool.archs.gguf.spec import Key, derived, setting
 from adaptool.errors import UnsupportedError
 from adaptool.tensors.ggml.values import boolean, f32, text, u32
@@ -31,6 +32,8 @@ VALUE_LENGTH = derived("attention.value_length", u32, lambda hp: hp.head_dim, "h
 SLIDING_WINDOW = setting("attention.sliding_window", u32, "sliding_window")
 VOCAB_SIZE = setting("vocab_size", u32, "vocab_size")
 CAUSAL = derived("attention.causal", boolean, lambda hp: False if hp.find("is_causal", default=None) is False else None)
+POOLING = derived("pooling_type", u32, lambda hp: NUMBERS[hp.pooling] if hp.pooling else None)
+"""How embeddings of tokens become one of a text."""
 
 
 def main_rope(hp: Hparams) -> Any:
@@ -98,6 +101,17 @@ ROPE_SCALING: tuple[Key, ...] = (
     ROPE_ATTENTION_FACTOR,
 )
 ROPE_BASE = derived("rope.freq_base", f32, lambda hp: main_rope(hp).get("rope_theta"), "rope_theta")
+
+
+def _unusual_base(hp: Hparams) -> float | None:
+    theta = main_rope(hp).get("rope_theta")
+    return None if theta == RUNTIME_ROPE_BASE else theta
+
+
+RUNTIME_ROPE_BASE = 10000.0
+"""What llama.cpp takes where no key says otherwise."""
+ROPE_BASE_UNUSUAL = derived("rope.freq_base", f32, _unusual_base, "rope_theta")
+"""For architectures whose converters leave the base out."""
 ROPE_BASE_SWA = derived(
     "rope.freq_base_swa", f32, lambda hp: (hp.rope.get("sliding_attention") or {}).get("rope_theta")
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from adaptool.archs.gguf.hparams import Hparams
 from adaptool.archs.gguf.spec import derived
 from adaptool.tensors.ggml.values import Value, ValueType, array
@@ -22,6 +24,16 @@ def sliding_layers(hp: Hparams) -> list[bool] | None:
     if isinstance(pattern, int) and pattern:
         return [(layer + 1) % pattern != 0 for layer in range(hp.layers)]
     return None
+
+
+def unusual_layers(period: int) -> Callable[[Hparams], list[bool] | None]:
+    """``sliding_layers`` where they are not what the runtime assumes: all but every ``period``-th."""
+
+    def layers(hp: Hparams) -> list[bool] | None:
+        usual = [(layer + 1) % period != 0 for layer in range(hp.layers)]
+        return None if (found := sliding_layers(hp)) == usual else found
+
+    return layers
 
 
 def flags(each: list[bool]) -> Value:

@@ -55,6 +55,18 @@ def rotary_pairs(rows: int, heads: int) -> Order:
     return np.arange(rows).reshape(heads, 2, rows // heads // 2).swapaxes(1, 2).reshape(-1)
 
 
+@lru_cache(256)
+def ungrouped(rows: int, groups: int, queries: int) -> Order:
+    """The rows of fused heads, from groups of ``queries`` queries, a key and a value to all queries, keys and values.
+
+    Source: Falcon's grouped heads; one query a group is GPT-NeoX and BLOOM.
+    """
+    if rows % (groups * (queries + 2)):
+        raise MismatchError(f"{rows} rows cannot be {groups} groups of {queries} queries, a key and a value")
+    heads = np.arange(rows).reshape(groups, queries + 2, -1)
+    return np.concatenate([part.reshape(-1) for part in np.split(heads, (queries, queries + 1), axis=1)])
+
+
 def inverse(order: Order) -> Order:
     """The order that undoes ``order``, which must be a permutation."""
     undone = np.empty_like(order)

@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One metadata key: ``{arch}.name`` in the file, or ``name`` itself if it begins with "general."."""
+    """One metadata key: ``{arch}.name`` in the file, or ``name`` itself if that is "general.…" or "tokenizer.…"."""
 
     name: str
     make: Callable[[Any], Value]

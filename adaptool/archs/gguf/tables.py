@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import Any
 
-from adaptool.archs.gguf import cohere, dense, granite, llama, olmo, qwen, stablelm, starcoder
+from adaptool.archs.gguf import (
+    bert,
+    cohere,
+    dense,
+    falcon,
+    gemma,
+    gpt,
+    granite,
+    llama,
+    olmo,
+    phi,
+    qwen,
+    stablelm,
+    starcoder,
+)
 from adaptool.archs.gguf.hparams import Hparams
+from adaptool.archs.gguf.pooling import read_pooling
 from adaptool.archs.gguf.spec import ArchSpec
 from adaptool.errors import UnsupportedError
 from adaptool.tensors.ggml.values import Value
@@ -20,6 +36,11 @@ SPECS: tuple[ArchSpec, ...] = (
     *stablelm.TABLES,
     *cohere.TABLES,
     *dense.TABLES,
+    *gemma.TABLES,
+    *phi.TABLES,
+    *gpt.TABLES,
+    *falcon.TABLES,
+    *bert.TABLES,
 )
 
 BY_ARCHITECTURE: Mapping[str, ArchSpec] = {name: spec for spec in SPECS for name in spec.architectures}
@@ -35,9 +56,12 @@ def spec_for(config: Mapping[str, Any] | None, where: str) -> ArchSpec:
     raise UnsupportedError(f"{where}: {named} cannot be converted to GGUF yet", hint=f"supported are {known}")
 
 
-def hparams_of(spec: ArchSpec, config: Mapping[str, Any]) -> Hparams:
-    """A config as the table reads it; UnsupportedError where llama.cpp would run another model than it describes."""
-    hparams = Hparams(config, spec.defaults)
+def hparams_of(spec: ArchSpec, config: Mapping[str, Any], folder: Path | None = None) -> Hparams:
+    """A config, and the files beside it in ``folder``, as the table reads them.
+
+    Raises UnsupportedError where llama.cpp would run another model than they describe.
+    """
+    hparams = Hparams(config, spec.defaults, read_pooling(folder) if folder else None)
     for name, wanted in spec.config.items():
         given = hparams.find(name, default=None)
         if given is not None and _plain_name(given) != _plain_name(wanted):
@@ -64,12 +88,16 @@ def spec_named(arch: str, keys: Container[str]) -> ArchSpec | None:
     return next(iter((*marked, *named)), None)
 
 
+GLOBAL = ("general.", "tokenizer.")
+"""How keys begin that no architecture's name stands before."""
+
+
 def architecture_keys(spec: ArchSpec, hparams: Hparams) -> dict[str, Value]:
     """The metadata an architecture's runtime reads: sizes, norms, rotary settings, experts."""
     result = {}
     for key in spec.keys:
         value = key.of(hparams)
         if value is not None:
-            name = key.name if key.name.startswith("general.") else f"{spec.name}.{key.name}"
+            name = key.name if key.name.startswith(GLOBAL) else f"{spec.name}.{key.name}"
             result[name] = key.make(value)
     return result
