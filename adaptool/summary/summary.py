@@ -143,6 +143,10 @@ def open_subject(path: Path) -> Adapter | BaseModel:
 
 def open_model(path: Path) -> BaseModel:
     """A model for its figures: as ``open_base``, and also one that is only a config, or quantised beyond reading."""
+    if path.is_file() and sniff(path) == "gguf":
+        from adaptool.gguf.back import open_gguf_base
+
+        return open_gguf_base(path)
     try:
         return open_base(path) if path.name != "config.json" else _config_only(path)
     except UnsupportedError:
