@@ -68,11 +68,11 @@ class Dequantized(Store):
 
     def _elements(self, origin: Origin) -> Array:
         """A vector, which the checkpoint may hold as a matrix of one row or column."""
-        parts = [
-            self._rounded(origin, self.source.read(name), self.source[name]).reshape(-1) for name in origin.tensors
-        ]
-        size = math.prod(origin.shape)
-        return np.concatenate(parts)[slice(origin.start, origin.start + size) if origin.order is None else origin.order]
+        parts = [self._rounded(origin, self.source.read(name), self.source[name]) for name in origin.tensors]
+        whole = np.concatenate(parts, axis=None)
+        if origin.order is not None:
+            return whole[origin.order]
+        return whole[origin.start : origin.start + math.prod(origin.shape)]
 
     def _ordered(self, origin: Origin, wanted: NDArray[np.int64], out: Array) -> None:
         """The rows ``wanted``: taken from one range where they lie close, else run by run."""

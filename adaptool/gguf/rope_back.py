@@ -110,7 +110,6 @@ def _llama3(meta: Metadata, theta: float, original: int | None, factors: NDArray
         low, high = _tidy(-intercept * width), _tidy((1 - intercept) * width)
     return {
         "rope_type": "llama3",
-        "type": "llama3",
         "factor": factor,
         "low_freq_factor": low,
         "high_freq_factor": high,
