@@ -11,14 +11,13 @@ inputs in the page cache and ends when its output is on the disk.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
 import subprocess
 import sys
-import time
-from dataclasses import dataclass
 from pathlib import Path
+
+from measuring import Run, measure, spread, written_mb
 
 MAKE_INPUTS = """
 import sys, torch
@@ -54,37 +53,6 @@ models:
 merge_method: passthrough
 dtype: bfloat16
 """
-
-
-@dataclass
-class Run:
-    """One finished process."""
-
-    wall: float
-    cpu: float
-    rss_mb: float
-
-
-def measure(command: list[str], out: Path) -> Run:
-    """Run a command from a clean output to the output on the disk."""
-    shutil.rmtree(out, ignore_errors=True)
-    os.sync()
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-    start = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment)
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        sys.exit(f"{command[0]} failed:\n{errors.decode()[-2000:]}")
-    subprocess.run(["sync", "-f", str(out)], check=True)
-    return Run(time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
-
-
-def written_mb(out: Path) -> float:
-    """Megabytes of all files in the output."""
-    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
 
 
 def peers(inputs: Path, out: Path) -> dict[str, list[str]]:
@@ -147,12 +115,11 @@ def table(results: dict[str, list[Run]], sizes: dict[str, float]) -> str:
     ]
     for name, runs in results.items():
         cpu, wall = middle(name, "cpu"), middle(name, "wall")
-        spread = f"{cpu:.1f} ({min(r.cpu for r in runs):.1f}–{max(r.cpu for r in runs):.1f})"
-        walls = f"{wall:.1f} ({min(r.wall for r in runs):.1f}–{max(r.wall for r in runs):.1f})"
+        cpus, walls = spread([run.cpu for run in runs]), spread([run.wall for run in runs])
         to_peft = f"{cpu / middle('PEFT', 'cpu'):.2f}" if "PEFT" in results else "–"
         to_cp = f"{wall / middle('cp', 'wall'):.1f}" if "cp" in results else "–"
         rss = max(run.rss_mb for run in runs)
-        lines.append(f"| {name} | {spread} | {walls} | {rss:.0f} | {sizes[name]:.0f} | {to_peft} | {to_cp} |")
+        lines.append(f"| {name} | {cpus} | {walls} | {rss:.0f} | {sizes[name]:.0f} | {to_peft} | {to_cp} |")
     return "\n".join(lines)
 
 
