@@ -32,6 +32,7 @@ fixtures: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(RUN) benchmarks/merge.py
+	$(RUN) benchmarks/gguf.py
 
 clean:
 	rm -rf $(VENV) build dist
@@ -39,7 +40,7 @@ clean:
 $(VENV)/.core: pyproject.toml hatch_build.py adaptool/tensors/_kernels.c $(wildcard adaptool/tensors/ggml/*.[ch])
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up: adaptool and what it needs"
-	@$(PIP) --editable .
+	@$(PIP) --editable '.[runtime]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.core constraints.txt

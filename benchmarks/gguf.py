@@ -2,8 +2,8 @@
 
     python benchmarks/gguf.py [--llama-cpp DIR] [--layers 22] [--runs 3] [--type q4_k_m] [--work build/bench]
 
-The base is a synthetic bf16 Llama of 1.1 B parameters (2.2 GB) with a tokenizer of 32000 tokens, the adapter r=16 on all
-linear layers. Peers, where ``--llama-cpp`` names a llama.cpp checkout with ``build/bin/llama-quantize`` in it:
+The base is a synthetic bf16 Llama of 1.1 B parameters (2.2 GB) with a tokenizer of 32000 tokens, the adapter r=16 on
+all linear layers. Peers, where ``--llama-cpp`` names a llama.cpp checkout with ``build/bin/llama-quantize`` in it:
 ``llama-quantize`` alone, from a bf16 GGUF that is there already; and the usual pipeline: PEFT merge and save,
 ``convert_hf_to_gguf.py`` (run by ``--python``, which must have what it needs), ``llama-quantize``. Every command starts
 with its inputs in the page cache and ends when its output is on the disk. The first run is warm-up, and is shown as the

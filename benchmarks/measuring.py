@@ -1,4 +1,4 @@
-"""Measuring commands as whole processes: CPU seconds and peak memory as the kernel counts them, wall time to the disk."""
+"""Measuring commands as whole processes: CPU seconds and peak memory as the kernel counts them, time to the disk."""
 
 from __future__ import annotations
 
