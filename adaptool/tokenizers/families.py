@@ -93,11 +93,8 @@ FAMILIES = (
     Family(("tiny_aya", "cohere2moe"), (r.THOUSANDS, r.GPT4O), clean_spaces=False),
     Family(("tekken",), (r.TEKKEN,), clean_spaces=False, ignore_merges=True, add_bos=True),
     Family(("youtu",), (r.YOUTU_SCRIPTS, r.YOUTU), clean_spaces=False, ignore_merges=True),
-    Family(
-        ("deepseek-llm",),
-        (r.NEWLINE, r.DEEPSEEK_LETTERS, r.DEEPSEEK_PUNCTUATION, r.TRAILING_SPACE, r.CJK, r.DIGITS),
-        clean_spaces=False,
-    ),
+    Family(("deepseek-llm",), (*r.DEEPSEEK_LLM, r.DIGITS), clean_spaces=False),
+    Family(("deepseek-llm",), (*r.DEEPSEEK_LLM, r.DIGIT), clean_spaces=False),  # as published; no merge joins digits
     Family(
         ("deepseek-coder",),
         (r.NEWLINE, r.CODER_WORD, r.CODER_PUNCTUATION, r.CJK, r.DIGIT),
