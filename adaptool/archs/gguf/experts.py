@@ -6,12 +6,14 @@ tensors a layer, each with the experts on its first axis. Placing stacks the for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from adaptool.archs.gguf.hparams import Hparams
-from adaptool.archs.gguf.placed import Placed
+from adaptool.archs.gguf.placed import Order, Placed
 from adaptool.archs.gguf.spec import Tensor, setting
 from adaptool.errors import MismatchError
 from adaptool.tensors.ggml.values import u32
@@ -24,9 +26,14 @@ def halves(tensor: Tensor, hp: Hparams, names: tuple[str, str]) -> Sequence[Plac
     *stack, rows, columns = tensor.shape
     if rows % 2 or columns != hp.hidden:
         raise MismatchError(f"{tensor.source}: {tensor.shape} is not two halves of {hp.hidden} columns")
-    every = np.arange(int(np.prod(stack)) * rows).reshape(-1, 2, rows // 2)
-    shape = (*stack, rows // 2, columns)
-    return [Placed(name, shape, (tensor.source,), every[:, half].reshape(-1)) for half, name in enumerate(names)]
+    shape, count = (*stack, rows // 2, columns), math.prod(stack)
+    return [Placed(name, shape, (tensor.source,), _half(count, rows, half)) for half, name in enumerate(names)]
+
+
+@lru_cache(8)
+def _half(matrices: int, rows: int, half: int) -> Order:
+    """Which rows are the upper (0) or lower (1) halves of matrices laid after one another; the same in every layer."""
+    return np.arange(matrices * rows).reshape(matrices, 2, rows // 2)[:, half].reshape(-1)
 
 
 def split_gate_up(tensor: Tensor, hp: Hparams) -> Sequence[Placed]:
