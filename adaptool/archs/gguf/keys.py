@@ -66,8 +66,8 @@ def _when(kinds: tuple[str, ...], *names: str) -> Any:
     return value
 
 
-UNIT_TOLERANCE = 1e-6
-"""Attention factors this near to what llama.cpp computes by itself are that, written out."""
+UNIT_TOLERANCE = 1e-4
+"""Attention factors this near to what llama.cpp computes by itself are that, written out in a few digits."""
 
 
 def _mscale(factor: float, mscale: float = 1.0) -> float:
