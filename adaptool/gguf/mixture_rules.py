@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 
 from adaptool.gguf.places import (
     Place,
@@ -64,6 +65,7 @@ ROLE_OF_PART = (
 """Fused projections count as their values: the part that suffers most."""
 
 
+@cache
 def role_of(name: str) -> Role:
     """The role of a tensor by its GGUF name."""
     if name == "output.weight":
@@ -184,10 +186,16 @@ IN_EVERY_ROLE = (line("MXFP4_MOE", flat, "Q8_0"), line("MXFP4_MOE", always, None
 """MXFP4 is for experts alone. Comes first for all but the output."""
 
 
+@cache
+def _lines(label: str, role: Role) -> tuple[Line, ...]:
+    """The lines that name a file type in a role's table."""
+    table = MIXTURES[role] if role is Role.OUTPUT else (*IN_EVERY_ROLE, *MIXTURES[role])
+    return tuple(line for line in table if label in line.files)
+
+
 def mixture_type(label: str, default: str, role: Role, place: Place) -> str:
     """The tensor type that the file type ``label``, whose default is ``default``, gives a role at a place."""
-    lines = MIXTURES[role] if role is Role.OUTPUT else (*IN_EVERY_ROLE, *MIXTURES[role])
-    kind = next((line.kind for line in lines if label in line.files and line.when(place)), None) or default
-    if role is Role.ATTN_V and place.model.large and kind in ("Q3_K", "Q4_K") and label in REST.split():
+    kind = next((line.kind for line in _lines(label, role) if line.when(place)), None) or default
+    if role is Role.ATTN_V and kind in ("Q3_K", "Q4_K") and place.model.large and label in REST.split():
         return "Q5_K"  # a 70B's values are an eighth of its queries: more bits there cost next to nothing
     return kind

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from adaptool.errors import UsageError
 from adaptool.gguf.mixture_rules import Role, mixture_type, role_of
@@ -108,11 +109,14 @@ def block_of(name: str, otherwise: int) -> int:
 
 def kept(info: TensorInfo) -> str | None:
     """Why a tensor is never quantised, or None where it may be."""
-    if info.rows == 1:
-        return "kept: one row"
-    if not info.name.endswith("weight"):
+    return "kept: one row" if info.rows == 1 else _kept_by_name(info.name)
+
+
+@cache
+def _kept_by_name(name: str) -> str | None:
+    if not name.endswith("weight"):
         return "kept: no weight"
-    if info.name in KEPT_NAMES or any(part in info.name for part in KEPT_PARTS):
+    if name in KEPT_NAMES or any(part in name for part in KEPT_PARTS):
         return "kept: small and sensitive"
     return None
 

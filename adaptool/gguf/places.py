@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from adaptool.errors import FormatError
 from adaptool.tensors.ggml.values import KeyValues
@@ -41,26 +40,28 @@ class ModelShape:
 
 def model_shape(keys: KeyValues) -> ModelShape:
     """The shape of a model by its GGUF metadata, read as llama.cpp does: missing value heads are as many as heads."""
-    arch = str(_first(keys, "general.architecture"))
-    heads = int(_first(keys, f"{arch}.attention.head_count", 0))
+    arch = keys.get("general.architecture")
+    if arch is None or not isinstance(arch.data, str):
+        raise FormatError("the metadata has no general.architecture")
+    heads = _number(keys, f"{arch.data}.attention.head_count", 0)
     return ModelShape(
-        arch,
-        layers=int(_first(keys, f"{arch}.block_count")),
+        arch.data,
+        layers=_number(keys, f"{arch.data}.block_count"),
         heads=heads,
-        kv_heads=int(_first(keys, f"{arch}.attention.head_count_kv", heads)),
-        experts=int(_first(keys, f"{arch}.expert_count", 0)),
+        kv_heads=_number(keys, f"{arch.data}.attention.head_count_kv", heads),
+        experts=_number(keys, f"{arch.data}.expert_count", 0),
     )
 
 
-def _first(keys: KeyValues, key: str, default: int | None = None) -> Any:
-    """A value, or the first layer's where every layer has its own."""
+def _number(keys: KeyValues, key: str, default: int | None = None) -> int:
+    """A whole number, or the first layer's where every layer has its own."""
     value = keys.get(key)
-    if value is None and default is None:
-        raise FormatError(f"the metadata has no {key}")
-    data = default if value is None else value.data
-    if value is None or value.element is None:
-        return data
-    return data[0] if len(data) else default
+    number = default if value is None else value.data
+    if value is not None and value.element is not None:
+        number = next(iter(value.data), default)
+    if not isinstance(number, int):
+        raise FormatError(f"the metadata's {key} is {'missing' if number is None else 'no whole number'}")
+    return number
 
 
 @dataclass(frozen=True, slots=True)
