@@ -57,7 +57,7 @@ def plan_exports(source: GgufSource, stem: str, options: GgufOptions, *, suffixe
     Raises UnsupportedError for an architecture, a tensor or a tokenizer that cannot be converted, by name.
     """
     spec = spec_for(source.config, source.label)
-    hparams = hparams_of(spec, source.config)
+    hparams = hparams_of(spec, source.config, source.folder)
     shapes = {name: info.shape for name, info in source.store.infos.items()}
     converted = Converted(source.store, place(spec, shapes, hparams), spec.extras(hparams), _intermediate(source.store))
     keys = model_keys(spec, hparams, source, converted, options.pre)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from adaptool.archs.gguf.decoders import HEAD_LENGTHS, divided
 from adaptool.archs.gguf.hparams import Hparams
 from adaptool.archs.gguf.keys import (
     BLOCKS,
@@ -147,11 +148,12 @@ NOMIC_BERT = ArchSpec(
     keys=(
         BLOCKS,
         derived(CONTEXT.name, u32, _nomic_context, "max_position_embeddings"),
-        EMBEDDING, FEED_FORWARD, HEADS, ROPE_BASE, NORM_EPS, LOOKS_BOTH_WAYS, POOLING, LABELS,
+        EMBEDDING, FEED_FORWARD, HEADS, ROPE_BASE, NORM_EPS, *HEAD_LENGTHS, LOOKS_BOTH_WAYS, POOLING, LABELS,
     ),
     tokenizer="nomic",
     dropped=(r"^pooler\.dense\.", r"^cls\.predictions\."),
     defaults={
+        "head_dim": divided,
         "rotary_emb_base": 1000.0,
         "layer_norm_eps": 1e-12,
         "max_trained_positions": NOMIC_TRAINED,
