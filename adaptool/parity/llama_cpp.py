@@ -13,6 +13,7 @@ import ctypes
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +27,10 @@ HEAD_DEFAULTS = (512, 2048, 512)
 """n_ctx, n_batch, n_ubatch: the first fields of the context's defaults, checked before they are set."""
 BATCH = 64
 """Tokens run together: beyond it speed grows little, and the logits of a batch weigh 4 bytes × vocabulary each."""
+
+Pooling = Literal["none", "mean", "cls", "last"]
+POOLINGS: tuple[Pooling, ...] = ("none", "mean", "cls", "last")
+"""By the runtime's numbers."""
 
 Address = ctypes.c_void_p
 
@@ -168,6 +173,14 @@ class Model:
         text: bytes | None = self._c.llama_model_chat_template(self._model, None)
         return text.decode("utf-8", "replace") if text else None
 
+    @property
+    def pooling(self) -> Pooling:
+        """How the file says to make one vector of a text's positions."""
+        number = self._c.llama_pooling_type(self._context)
+        if not 0 <= number < len(POOLINGS):
+            raise UnsupportedError(f"{self.gguf}: it pools by ranking: it has no embedding")
+        return POOLINGS[number]
+
     def tokenize(self, text: str, add_special: bool) -> list[int]:
         """Token ids; special tokens written out in the text are themselves, as in Hugging Face's tokenizers."""
         raw = text.encode()
@@ -198,7 +211,7 @@ class Model:
         self._c.llama_set_embeddings(self._context, True)
         self._run(self._c.llama_encode, tokens)
         width = int(self._c.llama_model_n_embd(self._model))
-        if self._c.llama_pooling_type(self._context):
+        if self.pooling != "none":
             return np.ctypeslib.as_array(self._c.llama_get_embeddings_seq(self._context, 0), (width,)).copy()
         rows = (self._c.llama_get_embeddings_ith(self._context, number) for number in range(len(tokens)))
         return np.stack([np.ctypeslib.as_array(row, (width,)) for row in rows])

@@ -20,7 +20,7 @@ from typing import Any
 
 from adaptool.errors import AdaptoolError, FormatError, NotFoundError, UnsupportedError
 from adaptool.jobs import default_workers
-from adaptool.parity.llama_cpp import HINT
+from adaptool.parity.llama_cpp import HINT, Pooling
 from adaptool.tensors.dtypes import Floats
 
 CONTEXT = 512
@@ -40,6 +40,8 @@ class Runtime:
         self, gguf: Path, process: subprocess.Popen[bytes], connection: Connection, log: Path, arguments: Sequence[Any]
     ) -> None:
         self.gguf = gguf
+        self.context: int = arguments[2]
+        """How many tokens can be run together."""
         self._process, self._connection, self._log = process, connection, log
         description = self._ask("open", *arguments)
         self.architecture: str = description["architecture"]
@@ -48,6 +50,10 @@ class Runtime:
         self.encoder: bool = description["encoder"]
         """Whether it is one like BERT: it has embeddings and predicts nothing."""
         self.has_chat_template: bool = description["has_chat_template"]
+        self.file_type: int = description["file_type"]
+        """``general.file_type``; -1 where the file does not say."""
+        self.pooling: Pooling = description["pooling"]
+        """What ``embedding`` makes of a text's positions."""
 
     def tokenize(self, text: str, add_special: bool = True) -> list[int]:
         """The token ids of a text, with the BOS, EOS, CLS or SEP that the file asks for unless ``add_special`` is off.
