@@ -7,6 +7,7 @@ placing those says which rows of the GGUF each is. Whatever the GGUF holds besid
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,12 +119,15 @@ def _checkpoint(
 ) -> Dequantized:
     """The GGUF's tensors under a checkpoint's names, each of them accounted for."""
     shapes = checkpoint_shapes(config)
+    _refuse_larger(gguf, shapes)
     hparams = hparams_of(spec, config)
     placed = place(spec, shapes, hparams)
     expected = {one.name: one.shape for one in placed}
     for name, shape in expected.items():
         if name not in gguf:
             raise FormatError(f"{gguf}: no tensor {name}, which a model of its metadata has")
+        if not (gguf[name].dtype.mergeable or gguf[name].dtype.blocked):
+            raise UnsupportedError(f"{gguf}: {name} is {gguf[name].dtype}, which is no type of weights")
         if _bare(gguf[name].shape) != _bare(shape):
             raise FormatError(f"{gguf}: {name} is {gguf[name].shape}, and by the metadata it would be {shape}")
     computed = spec.extras(hparams)
@@ -135,6 +139,14 @@ def _checkpoint(
         )
     _check_factors(gguf, computed, factors)
     return Dequantized(gguf, origins_of(placed, shapes), target)
+
+
+def _refuse_larger(gguf: Store, shapes: Mapping[str, Shape]) -> None:
+    """A tensor larger than all the file holds: found before anything is as long as it claims to be."""
+    held = sum(info.size for info in gguf.infos.values())
+    for name, shape in shapes.items():
+        if math.prod(shape) > held:
+            raise FormatError(f"{gguf}: by the metadata {name} would be {shape}, and the file holds {held} elements")
 
 
 def checkpoint_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:

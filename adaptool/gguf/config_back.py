@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adaptool.archs.gguf.spec import ArchSpec
-from adaptool.errors import FormatError
+from adaptool.errors import FormatError, UnsupportedError
 from adaptool.gguf.metadata import Metadata
 from adaptool.gguf.rope_back import Factors, rope_settings
 from adaptool.tensors.ggml.values import ValueType
@@ -15,9 +15,12 @@ from adaptool.tensors.store import Store
 EMBEDDING = "token_embd.weight"
 OUTPUT = "output.weight"
 
+POSITIONS = "position_embd.weight"
+"""A model with a table of positions rotates nothing."""
+
 ROWS_OF = {
     "vocab_size": EMBEDDING,
-    "max_position_embeddings": "position_embd.weight",
+    "max_position_embeddings": POSITIONS,
     "type_vocab_size": "token_types.weight",
 }
 """Settings that are a tensor's number of rows."""
@@ -27,6 +30,7 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
     "qwen3_moe": {"num_local_experts": "num_experts"},
     "starcoder2": {"layer_norm_eps": "norm_epsilon"},
     "falcon": {"num_key_value_heads": "num_kv_heads", "layer_norm_eps": "layer_norm_epsilon"},
+    "gpt_neox": {"partial_rotary_factor": "rotary_pct", "rope_theta": "rotary_emb_base"},
     "gpt2": {
         "max_position_embeddings": "n_positions",
         "hidden_size": "n_embd",
@@ -68,7 +72,7 @@ def model_config(meta: Metadata, spec: ArchSpec, store: Store, factors: Factors,
     config |= {name: store[tensor].shape[0] for name, tensor in ROWS_OF.items() if tensor in store}
     seen = SEEN_IN.get(model_type, {})
     config |= {flag: f"blk.0.{leaf}" in store for flag, leaf in seen.items()}
-    if any(key.name == "rope.freq_base" for key in spec.keys):
+    if POSITIONS not in store:
         config |= rope_settings(meta, _head_dim(meta), factors)
     config |= SPECIAL.get(model_type, lambda *_: {})(meta, config, store)
     config["tie_word_embeddings"] = OUTPUT not in store
@@ -114,8 +118,11 @@ def _settings(meta: Metadata, spec: ArchSpec) -> dict[str, Any]:
         value = meta.find(key.name if key.name.startswith("general.") else f".{key.name}")
         if key.config and value is None and key.name == "attention.head_count_kv":
             value = meta.count(".attention.head_count")
-        if key.config and value is not None:
-            config["max_position_embeddings" if key.name == CONTEXT else key.config] = value
+        if not key.config or value is None:
+            continue
+        name = "max_position_embeddings" if key.name == CONTEXT else key.config
+        if config.setdefault(name, value) != value:
+            raise UnsupportedError(f"{meta.path}: {meta.full(f'.{key.name}')} is {value}, and {name} {config[name]}")
     return config
 
 

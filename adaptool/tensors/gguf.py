@@ -31,6 +31,8 @@ VERSIONS = (2, 3)
 ALIGNMENT_KEY = "general.alignment"
 DEFAULT_ALIGNMENT = 32
 MOST_AXES = 4
+MOST_KEYS, MOST_TENSORS = 1 << 16, 1 << 18
+"""More than any model has; a header of nothing else would fill the memory."""
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -88,23 +90,30 @@ def open_gguf(path: Path) -> GgufFile | SplitGguf:
     where a part is missing.
     """
     first = open_single(path)
-    count = first.keys.get("split.count")
-    if count is None or count.data <= 1:
+    count = _number(first, "split.count")
+    if count is None or count <= 1:
         return first
     found = SPLIT_NAME.fullmatch(path.name)
-    if not found or int(found[3]) != count.data:
-        raise FormatError(f"{path}: one of {count.data} parts, by a name that does not say which")
+    if not found or int(found[3]) != count:
+        raise FormatError(f"{path}: one of {count} parts, by a name that does not say which")
     if int(found[2]) != 1:
         raise FormatError(f"{path}: part {int(found[2])} of a split GGUF", hint="give the first part")
-    rest = [path.with_name(f"{found[1]}-{number:05d}-of-{found[3]}.gguf") for number in range(2, count.data + 1)]
+    rest = [path.with_name(f"{found[1]}-{number:05d}-of-{found[3]}.gguf") for number in range(2, count + 1)]
     for part in rest:
         if not part.exists():
             raise NotFoundError(f"{path}: its part {part.name} is not there", hint="fetch all parts into one folder")
     whole = SplitGguf((first, *map(open_single, rest)), str(path), first.keys)
-    total = first.keys.get("split.tensors.count")
-    if total is not None and total.data != len(whole):
-        raise FormatError(f"{path}: the parts hold {len(whole)} tensors of {total.data}")
+    total = _number(first, "split.tensors.count")
+    if total is not None and total != len(whole):
+        raise FormatError(f"{path}: the parts hold {len(whole)} tensors of {total}")
     return whole
+
+
+def _number(file: GgufFile, name: str) -> int | None:
+    value = file.keys.get(name)
+    if value is not None and not isinstance(value.data, int):
+        raise FormatError(f"{file}: {name} is no number")
+    return None if value is None else int(value.data)
 
 
 def open_single(path: Path) -> GgufFile:
@@ -129,7 +138,7 @@ def _parsed(path: Path, handle: FileHandle) -> GgufFile:
         swapped = struct.unpack(">I", struct.pack("<I", version))[0] in VERSIONS
         what = "a big-endian GGUF" if swapped else f"GGUF version {version}"
         raise UnsupportedError(f"{path}: {what}, which this version does not read")
-    tensor_count, key_count = reader.count(), reader.count()
+    tensor_count, key_count = reader.count(MOST_TENSORS), reader.count(MOST_KEYS)
     keys = _keys(path, reader, key_count)
     alignment = keys.get(ALIGNMENT_KEY, Value(ValueType.UINT32, DEFAULT_ALIGNMENT)).data
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1) or alignment > 1 << 20:

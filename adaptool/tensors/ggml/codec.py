@@ -32,8 +32,11 @@ FORMATS = {
 CHUNK = 1 << 20
 """Bytes read ahead: a header is read once, front to back."""
 
-HEADER_LIMIT = 1 << 30
+HEADER_LIMIT = 1 << 28
 """Bytes a header may have: the largest vocabularies take some tens of millions."""
+
+MOST_ITEMS = 1 << 24
+"""Items of an array: no vocabulary comes near."""
 
 
 class HeaderReader:
@@ -48,7 +51,9 @@ class HeaderReader:
 
     def take(self, length: int) -> bytes:
         """The next ``length`` bytes."""
-        if self.offset + length > min(self._handle.size, HEADER_LIMIT):
+        if self.offset + length > HEADER_LIMIT:
+            raise FormatError(f"{self._handle.path}: the header claims more than {HEADER_LIMIT} bytes")
+        if self.offset + length > self._handle.size:
             raise FormatError(
                 f"{self._handle.path}: the header goes on past byte {self._handle.size}, where the file ends",
                 hint="the file is truncated or is not a GGUF: fetch it again",
@@ -65,10 +70,10 @@ class HeaderReader:
         layout = np.dtype(FORMATS[kind])
         return np.frombuffer(self.take(layout.itemsize), layout)[0].item()
 
-    def count(self) -> int:
-        """A length or a count; each thing counted takes at least one byte, so it cannot exceed the file."""
+    def count(self, most: int = HEADER_LIMIT) -> int:
+        """A length or a count, ``most`` at most; each thing counted takes a byte, so it cannot exceed the file."""
         value: int = struct.unpack("<Q", self.take(8))[0]
-        if value > self._handle.size:
+        if value > min(most, self._handle.size):
             raise FormatError(f"{self._handle.path}: claims {value} things in {self._handle.size} bytes")
         return value
 
@@ -126,7 +131,7 @@ class HeaderReader:
             return Value(kind, self.text())
         if kind is not ValueType.ARRAY:
             return Value(kind, self.number(kind))
-        element, count = self.kind(), self.count()
+        element, count = self.kind(), self.count(MOST_ITEMS)
         if element is ValueType.ARRAY:
             raise FormatError(
                 f"{self._handle.path}: an array of arrays in the metadata", hint="no known writer makes one"
