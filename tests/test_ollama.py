@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from adaptool.gguf.ollama import FORMATS, chat_format, modelfile
 from adaptool.tensors.ggml.values import f32, text
 
