@@ -24,7 +24,7 @@ from adaptool.archs.gguf.tables import SPECS, hparams_of, spec_named
 from adaptool.archs.layouts import LAYOUTS
 from adaptool.archs.renames import published_name
 from adaptool.archs.shapes import parameter_shapes
-from adaptool.errors import FormatError, MismatchError, UnsupportedError
+from adaptool.errors import AdaptoolError, FormatError, MismatchError, UnsupportedError
 from adaptool.gguf.beside_back import files_beside
 from adaptool.gguf.config_back import model_config
 from adaptool.gguf.dequantized import Dequantized
@@ -51,6 +51,7 @@ class ModelFolder:
     store: Store
     config: Mapping[str, Any]
     beside: Mapping[str, bytes]
+    notes: tuple[str, ...] = ()
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -74,7 +75,8 @@ def model_folder(path: Path, dtype: DType | None = None) -> ModelFolder:
         factors = _factors(gguf)
         config = model_config(meta, spec, gguf, factors, target.torch_name)
         store = _checkpoint(gguf, spec, config, factors, target)
-    return ModelFolder(gguf, store, config, files_beside(meta, config))
+        beside, notes = files_beside(meta, config)
+    return ModelFolder(gguf, store, config, beside, notes)
 
 
 def open_gguf_base(path: Path) -> BaseModel:
@@ -188,8 +190,9 @@ def _told_of(path: Path) -> Iterator[None]:
     """What is wrong with a config.json that was read from a GGUF is wrong with the GGUF."""
     try:
         yield
-    except FormatError as error:
+    except AdaptoolError as error:
         if str(path) in error.message:
             raise
         what = error.message.removeprefix("config.json").lstrip(": ")
-        raise FormatError(f"{path}: its metadata: {what}", hint="the file is damaged, or not what it says") from None
+        hint = "the file is damaged, or not what it says" if isinstance(error, FormatError) else error.hint
+        raise type(error)(f"{path}: its metadata: {what}", hint=hint) from None

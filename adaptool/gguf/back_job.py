@@ -51,9 +51,10 @@ class BackJob(WriteJob):
         source = self.folder.source
         kinds = Counter(info.dtype.name for info in source.infos.values() if info.dtype.blocked)
         if not kinds:
-            return ()
+            return self.folder.notes
         which = ", ".join(f"{number} {name}" for name, number in kinds.most_common())
-        return (f"{sum(kinds.values())} tensors are dequantised ({which}): they are not the original weights",)
+        weights = f"{sum(kinds.values())} tensors are dequantised ({which}): they are not the original weights"
+        return (weights, *self.folder.notes)
 
     @cached_property
     def phases(self) -> Sequence[Sequence[Output]]:

@@ -7,8 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from adaptool.errors import UnsupportedError
 from adaptool.gguf.config_back import special_ids
 from adaptool.gguf.metadata import Metadata
+from adaptool.tokenizers import tokenizer_files
 
 SAMPLING = {
     "general.sampling.temp": "temperature",
@@ -19,14 +21,33 @@ SAMPLING = {
 }
 """Recommended sampling, as newer files carry it → what generation_config.json calls it."""
 
+TOKENIZER = "tokenizer.ggml.model"
+NO_TOKENIZER = ("none", "no_vocab")
+
 END_TOKENS = ("eos", "eot", "eom")
 """Roles of tokens that end an answer."""
 
 
-def files_beside(meta: Metadata, config: Mapping[str, Any]) -> dict[str, bytes]:
-    """generation_config.json, the tokenizer's files and README.md of the model in a GGUF, by name."""
-    files = {"generation_config.json": _json(generation_config(meta, config["vocab_size"]))}
-    return files | {"README.md": card(meta).encode(errors="replace")}
+def files_beside(meta: Metadata, config: Mapping[str, Any]) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """generation_config.json, the tokenizer's files and README.md of the model in a GGUF, by name, and notes on them.
+
+    A tokenizer that cannot be rebuilt is left out, and noted; one whose keys are broken raises FormatError.
+    """
+    tokenizer, notes = _tokenizer(meta)
+    return {
+        "generation_config.json": _json(generation_config(meta, config["vocab_size"])),
+        **tokenizer,
+        "README.md": card(meta).encode(errors="replace"),
+    }, notes
+
+
+def _tokenizer(meta: Metadata) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    if (meta.text(TOKENIZER) or "none") in NO_TOKENIZER:
+        return {}, ("the GGUF holds no tokenizer: put the original model's beside the weights",)
+    try:
+        return tokenizer_files(meta.keys), ()
+    except UnsupportedError as error:
+        return {}, (f"no tokenizer files are made: {error.message}",)
 
 
 def generation_config(meta: Metadata, vocab_size: int) -> dict[str, Any]:

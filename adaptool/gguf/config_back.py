@@ -111,7 +111,7 @@ def _refuse_nonsense(meta: Metadata, store: Store) -> None:
 
 def _settings(meta: Metadata, spec: ArchSpec) -> dict[str, Any]:
     """What the table's keys hold, under the names config.json has for it."""
-    config = {}
+    config: dict[str, Any] = {}
     for key in spec.keys:
         if key.name == SLIDING_PATTERN:
             continue
