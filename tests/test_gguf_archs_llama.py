@@ -14,7 +14,7 @@ import pytest
 
 from adaptool.adapters.base import open_base
 from adaptool.archs.gguf.placing import place
-from adaptool.archs.gguf.tables import architecture_keys, hparams_of, spec_for, spec_named
+from adaptool.archs.gguf.tables import architecture_keys, cautions, hparams_of, spec_for, spec_named
 from adaptool.errors import MismatchError, UnsupportedError
 from adaptool.gguf.converted import Converted
 from adaptool.tensors.ggml.values import KeyValues, Value, ValueType, array, text, u32
@@ -568,7 +568,6 @@ REFUSED = [
     ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 0, 1]}, "no_rope_layers"),
     ("SmolLM3ForCausalLM", {"no_rope_layer_interval": 2}, "no_rope_layers"),
     ("Qwen2MoeForCausalLM", {"norm_topk_prob": True}, "norm_topk_prob"),
-    ("Qwen3MoeForCausalLM", {"norm_topk_prob": False}, "norm_topk_prob"),
     ("Qwen3MoeForCausalLM", {"mlp_only_layers": [1]}, "mlp_only_layers"),
     ("OlmoeForCausalLM", {}, "num_key_value_heads"),
     ("CohereForCausalLM", {"use_qk_norm": True}, "use_qk_norm"),
@@ -582,6 +581,14 @@ def test_what_llama_cpp_would_run_differently_is_refused(architecture: str, chan
     spec = spec_for(config, "config.json")
     with pytest.raises(UnsupportedError, match=named):
         architecture_keys(spec, hparams_of(spec, config))
+
+
+def test_a_router_that_llama_cpp_normalises_is_converted_with_a_word():
+    config = config_of("Qwen3MoeForCausalLM", norm_topk_prob=False)
+    spec = spec_for(config, "config.json")
+    said = cautions(spec, hparams_of(spec, config))
+    assert [words for words in said if "norm_topk_prob is False" in words] == said != []
+    assert cautions(spec, hparams_of(spec, config_of("Qwen3MoeForCausalLM"))) == []
 
 
 @pytest.mark.parametrize("name", ["silu", "swish"])

@@ -31,7 +31,7 @@ def convert_model(
     alone = len(options.recipes) == 1 and options.split_nbytes is None
     stem = gguf_stem(out) if alone else out.absolute().name
     planned = plan_exports(source, stem, options, suffixed=not alone)
-    return GgufJob(planned, out, {model.path: model.store}, how)
+    return GgufJob(planned.outputs, out, {model.path: model.store}, how, planned.notes)
 
 
 def gguf_stem(out: Path) -> str:

@@ -13,12 +13,12 @@ from typing import Any
 from adaptool.archs.gguf.hparams import Hparams
 from adaptool.archs.gguf.placing import place
 from adaptool.archs.gguf.spec import ArchSpec
-from adaptool.archs.gguf.tables import architecture_keys, hparams_of, spec_for
+from adaptool.archs.gguf.tables import architecture_keys, cautions, hparams_of, spec_for
 from adaptool.gguf.converted import Converted
 from adaptool.gguf.general import Lineage, general_keys, in_order
 from adaptool.gguf.mixtures import choose
 from adaptool.gguf.output import GgufOutput
-from adaptool.gguf.places import ModelShape
+from adaptool.gguf.places import ModelShape, model_shape
 from adaptool.gguf.quantised import Quantised, Shared
 from adaptool.gguf.recipe import Recipe, quantized_keys
 from adaptool.tensors.dtypes import BF16, F16, F32, DType, most_common
@@ -51,7 +51,15 @@ class GgufSource:
     lineage: Lineage = field(default_factory=Lineage)
 
 
-def plan_exports(source: GgufSource, stem: str, options: GgufOptions, *, suffixed: bool = True) -> list[GgufOutput]:
+@dataclass(frozen=True)
+class Exports:
+    """The GGUFs of one model, planned, and what the user should know of them."""
+
+    outputs: tuple[GgufOutput, ...]
+    notes: tuple[str, ...]
+
+
+def plan_exports(source: GgufSource, stem: str, options: GgufOptions, *, suffixed: bool = True) -> Exports:
     """One output per recipe, named ``{stem}-{TYPE}.gguf``, or ``{stem}.gguf`` where not ``suffixed``.
 
     Raises UnsupportedError for an architecture, a tensor or a tokenizer that cannot be converted, by name.
@@ -62,11 +70,13 @@ def plan_exports(source: GgufSource, stem: str, options: GgufOptions, *, suffixe
     converted = Converted(source.store, place(spec, shapes, hparams), spec.extras(hparams), _intermediate(source.store))
     keys = model_keys(spec, hparams, source, converted, options.pre)
     shared: Store = Shared(converted) if len(options.recipes) > 1 else converted
-    shape = model_shape(spec, hparams)
-    return [
-        _planned(recipe, shared, keys, shape, f"{stem}-{recipe.label}" if suffixed else stem, options.split_nbytes)
-        for recipe in options.recipes
+    shape = model_shape(keys)
+    names = [f"{stem}-{recipe.label}" if suffixed else stem for recipe in options.recipes]
+    outputs = [
+        _planned(recipe, shared, keys, shape, name, options.split_nbytes)
+        for recipe, name in zip(options.recipes, names, strict=True)
     ]
+    return Exports(tuple(outputs), tuple(cautions(spec, hparams)))
 
 
 def _planned(
@@ -100,9 +110,3 @@ def model_keys(
         tokenizer_keys(source.folder, vocab_size=vocab, style=Style(spec.tokenizer), pre=pre, config=source.config),
         source.lineage.keys,
     )
-
-
-def model_shape(spec: ArchSpec, hparams: Hparams) -> ModelShape:
-    """What mixtures depend on."""
-    experts = hparams.find("num_local_experts", "num_experts", default=0)
-    return ModelShape(spec.name, hparams.layers, hparams.heads, hparams.kv_heads, int(experts))

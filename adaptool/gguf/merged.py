@@ -37,15 +37,13 @@ class GgufExport:
             )
         with staged(job) as folder:
             source = GgufSource(store, job.config, folder, str(job.merged.plan.base.path), _lineage(job))
-            self._planned: list[GgufOutput] = plan_exports(source, job.out.absolute().name, options)
+            exports = plan_exports(source, job.out.absolute().name, options)
+        self._planned: Sequence[GgufOutput] = exports.outputs
+        self.notes: Sequence[str] = exports.notes
 
     @cached_property
     def outputs(self) -> Sequence[Output]:
         return [planned.output for planned in self._planned]
-
-    @property
-    def notes(self) -> Sequence[str]:
-        return []
 
     @property
     def summaries(self) -> Sequence[GgufSummary]:

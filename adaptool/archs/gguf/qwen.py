@@ -66,6 +66,7 @@ QWEN3MOE = replace(
         "norm_topk_prob": False,
     },
     config={**QWEN2.config, **EVERY_LAYER_SPARSE, "norm_topk_prob": True},
+    tolerated=("norm_topk_prob",),
     model_type="qwen3_moe",
 )
 

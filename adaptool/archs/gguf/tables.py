@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +62,23 @@ def hparams_of(spec: ArchSpec, config: Mapping[str, Any], folder: Path | None = 
     Raises UnsupportedError where llama.cpp would run another model than they describe.
     """
     hparams = Hparams(config, spec.defaults, read_pooling(folder) if folder else None)
-    for name, wanted in spec.config.items():
-        given = hparams.find(name, default=None)
-        if given is not None and _plain_name(given) != _plain_name(wanted):
-            raise UnsupportedError(
-                f"config.json: {name} is {given!r}, and llama.cpp's {spec.name} knows {wanted!r} only"
-            )
+    if refused := [words for name, words in _contradictions(spec, hparams) if name not in spec.tolerated]:
+        raise UnsupportedError(refused[0])
     if reason := spec.limits(hparams):
         raise UnsupportedError(f"config.json: {reason}")
     return hparams
+
+
+def cautions(spec: ArchSpec, hparams: Hparams) -> list[str]:
+    """Where llama.cpp computes a little otherwise than the config says: what the user is told."""
+    return [f"{words}: the GGUF's answers will differ" for _, words in _contradictions(spec, hparams)]
+
+
+def _contradictions(spec: ArchSpec, hparams: Hparams) -> Iterator[tuple[str, str]]:
+    for name, wanted in spec.config.items():
+        given = hparams.find(name, default=None)
+        if given is not None and _plain_name(given) != _plain_name(wanted):
+            yield name, f"config.json: {name} is {given!r}, and llama.cpp's {spec.name} knows {wanted!r} only"
 
 
 ACTIVATIONS = {"swish": "silu", "gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh"}
