@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -50,6 +51,9 @@ class _Batch(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("embd", "pos", "n_seq_id", "seq_id", "logits")),
     ]
 
+
+_PLACES = re.compile(r"^(?:[a-z_\d]+: |error loading model: )+")
+"""Where in llama.cpp an error came from, as its lines begin."""
 
 _LOG = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
@@ -109,8 +113,8 @@ class Library:
             self.errors.append(text.decode("utf-8", "replace").strip())
 
     def reason(self) -> str:
-        """The most telling of the errors since the last call: the deepest one, without the function's name."""
-        named = [text.partition(": ")[2].removeprefix("error loading model: ") or text for text in self.errors]
+        """The most telling of the errors since the last call: the deepest one, without its place in the code."""
+        named = [_PLACES.sub("", text) for text in self.errors]
         self.errors.clear()
         told = [text for text in named if "failed to load model" not in text]
         return (told or named or ["no reason given"])[0]

@@ -6,7 +6,6 @@ with the runtime's own words. Its noise goes to a file nobody sees unless it die
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -144,7 +143,7 @@ def _start(connection: Connection, log: Path) -> subprocess.Popen[bytes]:
     with connection, log.open("wb") as noise:
         return subprocess.Popen(
             [sys.executable, "-c", code.format(connection.fileno())],
-            stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, pass_fds=[connection.fileno()], cwd=os.sep,
+            stdin=subprocess.DEVNULL, stdout=noise, stderr=noise, pass_fds=[connection.fileno()],
         )  # fmt: skip
 
 
