@@ -83,7 +83,7 @@ class ArchSpec:
     config: Mapping[str, Any] = field(default_factory=dict)
     """Settings of every model of it that no metadata key holds: written when going back, and refused if they differ."""
     tolerated: tuple[str, ...] = ()
-    """Those of ``config`` that may differ all the same: the file loads and answers a little otherwise, and that is said."""
+    """Those of ``config`` that may differ all the same: the file answers a little otherwise, and that is said."""
     limits: Callable[[Hparams], str | None] = lambda hp: None
     """Why llama.cpp cannot run a model of these settings, if it cannot."""
     marked_by: str = ""
