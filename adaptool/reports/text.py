@@ -281,8 +281,8 @@ def merge_plan(console: Speaker, estimate: MergeEstimate) -> None:
 def merge_summary(console: Speaker, report: MergeReport) -> None:
     """What a merge did, in a few lines."""
     console.say(
-        f"merged {count(report.changed)} of {plural(report.tensors, 'tensor')} into {size(report.nbytes)} "
-        f"({size(report.copied_nbytes)} copied as it was)"
+        f"merged {count(report.changed)} of {plural(report.tensors, 'tensor')} into {size(report.nbytes)}"
+        + (f" ({size(report.copied_nbytes)} copied as it was)" if report.copied_nbytes else "")
     )
     for gguf in report.exports:
         for line in gguf_lines(gguf):
