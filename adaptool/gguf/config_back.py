@@ -55,7 +55,7 @@ SEEN_IN: Mapping[str, Mapping[str, str]] = {
     },
     "starcoder2": {"use_bias": "attn_q.bias"},
     "gpt_neox": {"attention_bias": "attn_qkv.bias"},
-    "falcon": {"bias": "attn_qkv.bias", "new_decoder_architecture": "attn_norm_2.weight"},
+    "falcon": {"bias": "attn_qkv.bias"},
 }
 """Per model type: switches of its config, and the tensor of the first block that shows they are on."""
 
@@ -143,7 +143,12 @@ def _head_dim(meta: Metadata) -> int:
 
 
 def _falcon(meta: Metadata, config: Mapping[str, Any], store: Store) -> dict[str, Any]:
-    return {"multi_query": meta.count(".attention.head_count_kv") == 1, "parallel_attn": True}
+    """The first Falcons share one key and value head; those after it group them, with two norms (40B) or one (11B)."""
+    heads, groups = meta.count(".attention.head_count"), meta.count(".attention.head_count_kv")
+    two_norms = "blk.0.attn_norm_2.weight" in store
+    grouped = two_norms or groups not in (None, 1, heads)
+    norms = {"num_ln_in_parallel_attn": 2 if two_norms else 1} if grouped else {}
+    return {"multi_query": groups == 1, "parallel_attn": True, "new_decoder_architecture": grouped, **norms}
 
 
 def _query_scale(large: int) -> Any:
