@@ -36,7 +36,8 @@ def _rotated(hp: Hparams) -> int:
 
 
 def _original_context(hp: Hparams) -> int:
-    return int(main_rope(hp).get("original_max_position_embeddings") or hp.count("original_max_position_embeddings"))
+    rope = hp.find("rope_parameters", "rope_scaling", default=None) or {}
+    return int(rope.get("original_max_position_embeddings") or hp.count("original_max_position_embeddings"))
 
 
 def _kind(hp: Hparams) -> str:
