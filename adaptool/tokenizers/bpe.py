@@ -91,7 +91,8 @@ def shown(content: str, decoder: Node | None) -> str:
     for part in children(decoder, "decoders"):
         match part:
             case {"type": "ByteLevel"}:
-                content = alphabet.decode(content)
+                decoded = alphabet.decode(content)
+                content = content if "\ufffd" in decoded else decoded  # õ is itself, not half a character's bytes
             case {"type": "Replace", "pattern": {"String": str(old)}, "content": str(new)} if old:
                 content = content.replace(old, new)
             case {"type": "Metaspace"}:

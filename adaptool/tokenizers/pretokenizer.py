@@ -100,8 +100,8 @@ def _likeness(family: Family, files: TokenizerFiles, fast: FastTokenizer) -> tup
     return (
         (family.marker in contents) if family.marker else not contents & {f.marker for f in FAMILIES if f.marker},
         family.add_sep == ("RobertaProcessing" in posts),
+        clean is None or family.clean_spaces == clean,
         family.nfc == ("NFC" in normalizers),
-        family.clean_spaces == (clean is not False),
     )
 
 

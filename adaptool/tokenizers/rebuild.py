@@ -43,7 +43,7 @@ def tokenizer_files(keys: KeyValues) -> dict[str, bytes]:
     rebuilt = build(rows)
     special = special_tokens(rows)
     return {
-        "tokenizer.json": _json(document(rows, rebuilt)),
+        "tokenizer.json": json.dumps(document(rows, rebuilt), ensure_ascii=False).encode("utf-8"),
         "tokenizer_config.json": _json(settings(rows, rebuilt) | special),
         "special_tokens_map.json": _json(special),
         **rebuilt.files,

@@ -73,6 +73,7 @@ def unigram(rows: Rows) -> Rebuilt:
         normalizer=charsmap if table else None,
         pre_tokenizer=sequence("pretokenizers", [*([{"type": "WhitespaceSplit"}] if squeezed else []), marks]),
         post_processor=framing(rows, bos=rows.flag("bos") is True, eos=rows.flag("eos") is not False),
+        clean_spaces=squeezed,
     )
 
 

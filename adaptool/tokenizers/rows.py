@@ -89,8 +89,9 @@ class Rows:
 
     def vocab(self) -> dict[str, int]:
         """Token to id, without the ids that only pad the embedding."""
-        vocab = {text: number for number, text in enumerate(self.texts) if not self.is_padding(number)}
-        if len(vocab) < len(self.texts) - sum(map(self.is_padding, range(len(self.texts)))):
+        kept = [number for number in range(len(self.texts)) if not self.is_padding(number)]
+        vocab = {self.texts[number]: number for number in kept}
+        if len(vocab) < len(kept):
             raise UnsupportedError("two tokens of the GGUF have the same text, which tokenizer.json cannot hold")
         return vocab
 
