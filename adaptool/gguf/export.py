@@ -5,15 +5,21 @@ Everything a header holds is known here, before a tensor is read: that is what l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from adaptool.archs.gguf.hparams import Hparams
+from adaptool.archs.gguf.placed import Placed
 from adaptool.archs.gguf.placing import place
 from adaptool.archs.gguf.spec import ArchSpec
-from adaptool.archs.gguf.tables import architecture_keys, cautions, hparams_of, spec_for
+from adaptool.archs.gguf.tables import architecture_keys, cautions, hparams_of, spec_for, understood
+from adaptool.errors import FormatError, MismatchError
 from adaptool.gguf.converted import Converted
 from adaptool.gguf.general import Lineage, general_keys, in_order
 from adaptool.gguf.mixtures import choose
@@ -67,7 +73,10 @@ def plan_exports(source: GgufSource, stem: str, options: GgufOptions, *, suffixe
     spec = spec_for(source.config, source.label)
     hparams = hparams_of(spec, source.config, source.folder)
     shapes = {name: info.shape for name, info in source.store.infos.items()}
-    converted = Converted(source.store, place(spec, shapes, hparams), spec.extras(hparams), _intermediate(source.store))
+    with understood("which tensors its GGUF has"):
+        placed, extras = place(spec, shapes, hparams), spec.extras(hparams)
+    _check_whole(source, hparams, placed, extras)
+    converted = Converted(source.store, placed, extras, intermediate(source.store))
     keys = model_keys(spec, hparams, source, converted, options.pre)
     shared: Store = Shared(converted) if len(options.recipes) > 1 else converted
     shape = model_shape(keys)
@@ -77,6 +86,31 @@ def plan_exports(source: GgufSource, stem: str, options: GgufOptions, *, suffixe
         for recipe, name in zip(options.recipes, names, strict=True)
     ]
     return Exports(tuple(outputs), tuple(cautions(spec, hparams)))
+
+
+BLOCK = re.compile(r"blk\.(\d+)\.")
+
+
+def _check_whole(
+    source: GgufSource, hparams: Hparams, placed: Sequence[Placed], extras: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Refuse a config.json that is another model's: llama.cpp would not load what the two make."""
+    found = {int(block[1]) for one in placed if (block := BLOCK.match(one.name))}
+    if missing := set(range(hparams.layers)) - found:
+        raise MismatchError(
+            f"{source.label}: config.json has {hparams.layers} layers, and layer {min(missing)} has no tensors",
+            hint="is a file of the weights missing, or is it another model's config.json?",
+        )
+    embedding = next((one for one in placed if one.name == "token_embd.weight"), None)
+    if embedding is not None and embedding.shape[-1] != hparams.hidden:
+        raise MismatchError(
+            f"{source.label}: config.json has a width of {hparams.hidden}, and {embedding.sources[0]} one of "
+            f"{embedding.shape[-1]}",
+            hint="is it another model's config.json?",
+        )
+    for name, values in extras.items():
+        if not np.isfinite(values).all():
+            raise FormatError(f"{source.label}: config.json's rotary settings make {name} infinite")
 
 
 def _planned(
@@ -90,7 +124,7 @@ def _planned(
     return GgufOutput(recipe.label, store, tuple(plan_gguf(stem, quantized_keys(keys, recipe), store, limit)), told)
 
 
-def _intermediate(store: Store) -> DType:
+def intermediate(store: Store) -> DType:
     """The type matrices have before they are quantised: the checkpoint's own, where it is one of 16 bits."""
     main = most_common((info.dtype, info.size) for info in store.infos.values())
     return main if main in (F16, BF16) else F32
