@@ -27,6 +27,7 @@ class Quantised(View):
     source: Store
     choices: Mapping[str, Choice]
     imatrix: Imatrix | None = None
+    _scratch: Scratch = field(default_factory=lambda: Scratch())
 
     @cached_property
     def infos(self) -> Mapping[str, TensorInfo]:
@@ -37,7 +38,9 @@ class Quantised(View):
         stored = self.source[name].dtype
         if info.dtype == stored:
             return self.source.read(name, start, stop, out)
-        values = widened(self.source.read(name, start, stop), stored)
+        rows = self._scratch.rows("stored", stop - start, info.columns, stored.storage)
+        floats = self._scratch.rows("floats", stop - start, info.columns, "<f4")
+        values = widened(self.source.read(name, start, stop, rows), stored, floats)
         if isinstance(info.dtype, GGMLType):
             return self._quantised(info, info.dtype, values, start, out)
         with np.errstate(over="ignore"):
@@ -77,12 +80,31 @@ class Quantised(View):
         return True
 
 
-def widened(raw: Array, kind: DType) -> Floats:
-    """Stored bits as float32, C-contiguous: by the compiled kernel where there is one (same bits)."""
+class Scratch:
+    """Buffers that a thread keeps from one block of rows to the next: fresh memory costs as much as the work in it."""
+
+    def __init__(self) -> None:
+        self._held = threading.local()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Scratch, ()
+
+    def rows(self, name: str, rows: int, columns: int, storage: str) -> Array:
+        """An array of this shape and type, whose content is whatever it was."""
+        nbytes = rows * columns * np.dtype(storage).itemsize
+        held = getattr(self._held, name, None)
+        if held is None or held.nbytes < nbytes:
+            held = np.empty(nbytes, np.uint8)
+            setattr(self._held, name, held)
+        return held[:nbytes].view(storage).reshape(rows, columns)
+
+
+def widened(raw: Array, kind: DType, out: Floats) -> Floats:
+    """Stored bits as float32, in ``out``: by the compiled kernel where there is one (same bits)."""
     kernels = library()
     if kernels is None or kind not in (BF16, F16) or not raw.flags.c_contiguous:
-        return np.ascontiguousarray(widen(raw, kind), dtype=np.float32)
-    out = np.empty(raw.shape, np.float32)
+        np.copyto(out, widen(raw, kind), casting="same_kind")
+        return out
     (kernels.widen_bf16 if kind == BF16 else kernels.widen_f16)(raw.ctypes.data, out.ctypes.data, raw.size)
     return out
 
@@ -93,6 +115,9 @@ class Shared(View):
 
     source: Store
     _last: threading.local = field(default_factory=threading.local)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Shared, (self.source,)
 
     def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
         stop = self[name].rows if stop is None else stop
