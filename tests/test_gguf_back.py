@@ -248,13 +248,16 @@ def back(path: Path, out: Path, **how: Any) -> Path:
 def test_a_checkpoint_comes_back_bit_for_bit(name: str, tmp_path: Path):
     case = CASES[name]
     folder = made(case, tmp_path / "model")
-    out = back(as_gguf(folder, tmp_path / "model.gguf"), tmp_path / "back")
+    path = as_gguf(folder, tmp_path / "model.gguf")
+    out = back(path, tmp_path / "back")
 
     theirs, ours = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
     assert set(theirs) - set(ours) == case.lost
     assert set(ours) <= set(theirs)
     assert {name: tensor.dtype for name, tensor in ours.items()} == dict.fromkeys(ours, case.kind)
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+    assert [name for name in case.lost if not any(name in note for note in model_folder(path).notes)] == []
 
     models = [auto(case).from_pretrained(place, dtype=case.kind).eval() for place in (folder, out)]
     first, second = (model.config.to_dict() for model in models)

@@ -76,7 +76,7 @@ def model_folder(path: Path, dtype: DType | None = None) -> ModelFolder:
         config = model_config(meta, spec, gguf, factors, target.torch_name)
         store = _checkpoint(gguf, spec, config, factors, target)
         beside, notes = files_beside(meta, config)
-    return ModelFolder(gguf, store, config, beside, notes)
+    return ModelFolder(gguf, store, config, beside, (*_lost(store, config), *notes))
 
 
 def open_gguf_base(path: Path) -> BaseModel:
@@ -141,6 +141,14 @@ def _checkpoint(
         )
     _check_factors(gguf, computed, factors)
     return Dequantized(gguf, origins_of(placed, shapes), target)
+
+
+def _lost(store: Store, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the model has and llama.cpp no use for, in words."""
+    lost = [name for name in checkpoint_shapes(config) if name not in store]
+    if not lost:
+        return ()
+    return (f"a GGUF does not hold {', '.join(lost[:3])}: transformers will make {'them' if lost[1:] else 'it'} anew",)
 
 
 def _refuse_larger(gguf: Store, shapes: Mapping[str, Shape]) -> None:
