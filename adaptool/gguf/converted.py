@@ -69,9 +69,12 @@ class Converted(Store):
         placed = self.by_name[name]
         if self._as_stored(placed):
             return self._gathered(placed, start, stop, out)
-        values = widen(self._gathered(placed, start, stop, None), self._source_dtype(placed))
+        kind = self._source_dtype(placed)
+        values = widen(self._gathered(placed, start, stop, None), kind)
         if placed.shift:
             values = values + np.float32(placed.shift)
+        if placed.shift and kind == F16:  # converters add in float16, and in float32 for all else
+            values = widen(narrow(values, kind), kind)
         return into(out, narrow(values, info.dtype))
 
     def _as_stored(self, placed: Placed) -> bool:
