@@ -19,6 +19,9 @@ STRETCHED = ("llama3", "yarn", "longrope", "su")
 NEEDED = object()
 """The default of ``find`` that means: there is none."""
 
+MOST_LAYERS = 10_000
+"""No model comes near; tables of tensor names grow with it."""
+
 
 @dataclass(frozen=True)
 class Hparams:
@@ -53,39 +56,38 @@ class Hparams:
             raise FormatError(f"config.json: no {names[0]}", hint="compare it with the original model's config.json")
         return default
 
-    def count(self, *names: str) -> int:
+    def count(self, *names: str, least: int = 0, most: int = (1 << 31) - 1) -> int:
         """A whole number that must be there."""
         value = self.find(*names)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1 << 31:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise FormatError(f"config.json: {names[0]} is {value!r}, where a count belongs")
         return value
 
     @property
     def layers(self) -> int:
         """How many blocks."""
-        return self.count("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+        return self.count("num_hidden_layers", "n_layer", "n_layers", "num_layers", most=MOST_LAYERS)
 
     @property
     def hidden(self) -> int:
         """Width of the residual stream."""
-        return self.count("hidden_size", "n_embd", "n_embed", "dim", "d_model")
+        return self.count("hidden_size", "n_embd", "n_embed", "dim", "d_model", least=1)
 
     @property
     def heads(self) -> int:
         """Query heads."""
-        return self.count("num_attention_heads", "n_head", "n_heads")
+        return self.count("num_attention_heads", "n_head", "n_heads", least=1)
 
     @property
     def kv_heads(self) -> int:
         """Key and value heads: as many as query heads where nothing says otherwise."""
-        value = self.find("num_key_value_heads", "n_kv_heads", "n_head_kv", "num_kv_heads", default=None)
-        return self.heads if value is None else int(value)
+        names = ("num_key_value_heads", "n_kv_heads", "n_head_kv", "num_kv_heads")
+        return self.heads if self.find(*names, default=None) is None else self.count(*names, least=1)
 
     @property
     def head_dim(self) -> int:
         """Width of one head."""
-        value = self.find("head_dim", default=None)
-        return int(value) if value else self.hidden // self.heads
+        return self.count("head_dim") if self.find("head_dim", default=None) else self.hidden // self.heads
 
     @property
     def vocab_size(self) -> int:

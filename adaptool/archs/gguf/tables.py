@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from adaptool.archs.gguf import (
     bert,
@@ -24,8 +27,8 @@ from adaptool.archs.gguf import (
 from adaptool.archs.gguf.hparams import Hparams
 from adaptool.archs.gguf.pooling import read_pooling
 from adaptool.archs.gguf.spec import ArchSpec
-from adaptool.errors import UnsupportedError
-from adaptool.tensors.ggml.values import Value
+from adaptool.errors import FormatError, UnsupportedError
+from adaptool.tensors.ggml.values import Value, ValueType
 
 SPECS: tuple[ArchSpec, ...] = (
     *llama.TABLES,
@@ -51,8 +54,13 @@ def spec_for(config: Mapping[str, Any] | None, where: str) -> ArchSpec:
     hparams = Hparams(config or {}, {})
     if spec := BY_ARCHITECTURE.get(hparams.architecture):
         return spec
-    named = hparams.architecture or (config or {}).get("model_type") or "a model without config.json"
     known = ", ".join(sorted(BY_ARCHITECTURE))
+    if config is not None and not hparams.architecture:
+        raise UnsupportedError(
+            f"{where}: config.json names no architecture, by which a model is converted to GGUF",
+            hint=f"it belongs under architectures, and those supported are {known}",
+        )
+    named = hparams.architecture or "a model without config.json"
     raise UnsupportedError(f"{where}: {named} cannot be converted to GGUF yet", hint=f"supported are {known}")
 
 
@@ -61,10 +69,14 @@ def hparams_of(spec: ArchSpec, config: Mapping[str, Any], folder: Path | None = 
 
     Raises UnsupportedError where llama.cpp would run another model than they describe.
     """
-    hparams = Hparams(config, spec.defaults, read_pooling(folder) if folder else None)
+    with understood("how its sentences are pooled"):
+        pooling = read_pooling(folder) if folder else None
+    hparams = Hparams(config, spec.defaults, pooling)
     if refused := [words for name, words in _contradictions(spec, hparams) if name not in spec.tolerated]:
         raise UnsupportedError(refused[0])
-    if reason := spec.limits(hparams):
+    with understood("what llama.cpp would run"):
+        reason = spec.limits(hparams)
+    if reason:
         raise UnsupportedError(f"config.json: {reason}")
     return hparams
 
@@ -104,8 +116,32 @@ def architecture_keys(spec: ArchSpec, hparams: Hparams) -> dict[str, Value]:
     """The metadata an architecture's runtime reads: sizes, norms, rotary settings, experts."""
     result = {}
     for key in spec.keys:
-        value = key.of(hparams)
-        if value is not None:
-            name = key.name if key.name.startswith(GLOBAL) else f"{spec.name}.{key.name}"
-            result[name] = key.make(value)
+        with understood(key.config or key.name):
+            value = key.of(hparams)
+            if value is not None:
+                name = key.name if key.name.startswith(GLOBAL) else f"{spec.name}.{key.name}"
+                result[name] = _storable(key.make(value))
     return result
+
+
+@contextmanager
+def understood(what: str) -> Iterator[None]:
+    """A setting of a kind or size that no config class writes: a FormatError that names ``what`` it decides."""
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, MemoryError) as error:
+        raise FormatError(
+            f"config.json: {what} cannot be made out of its settings",
+            hint="compare it with the original model's config.json",
+        ) from error
+
+
+def _storable(value: Value) -> Value:
+    """``value``, or a ValueError where its number does not fit its type."""
+    kind = value.kind if value.element is None else value.element
+    numbers = np.array(value.data if kind in (ValueType.UINT32, ValueType.FLOAT32) else [], np.float64)
+    most = np.finfo(np.float32).max if kind is ValueType.FLOAT32 else 2.0**32 - 1
+    if not (np.abs(numbers) <= most).all() or (kind is ValueType.UINT32 and (numbers < 0).any()):
+        raise ValueError(f"{value.data} does not fit {kind.name}")
+    return value
