@@ -127,6 +127,7 @@ CASES = {
     "gemma": Case("GemmaConfig", {**GROUPED, **RMS, "head_dim": 32}),
     "gemma2": Case("Gemma2Config", {**GROUPED, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16}),
     "gemma3": Case("Gemma3TextConfig", {**GROUPED, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 16}),
+    "phi2": Case("PhiConfig", {**SIZES, "partial_rotary_factor": 0.5, "layer_norm_eps": 3e-5}),
     "phi3": Case("Phi3Config", {**GROUPED, **RMS}),
     "phi3-long": Case("Phi3Config", {**GROUPED, "rope_parameters": LONGROPE, "original_max_position_embeddings": 64}),
     "gpt2": Case("GPT2Config", {**GPT2, **NO_TOKENS}),

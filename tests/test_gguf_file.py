@@ -378,6 +378,7 @@ LYING: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: llama(tensors={"blk.1.ffn_up.weight": (HIDDEN, WIDTH)}),
         "blk.1.ffn_up.weight is (32, 48)",
     ),
+    "products": (lambda: llama(kind=9), "Q8_1, which is no type of weights"),
     "integers": (lambda: llama(kind=26), "I32"),
 }
 

@@ -39,6 +39,9 @@ from adaptool.tensors.store import Store
 FACTOR_ROUNDOFF = 1e-3
 """Relative: rotary factors are stored as float32, and their settings are fitted and rounded."""
 
+NOT_STORED = ("Q8_1", "Q8_K")
+"""Types that products are computed in, and no file holds."""
+
 MOST_FACTORS = 1 << 16
 """Elements a tensor of rotary factors may have: half a head."""
 
@@ -128,8 +131,9 @@ def _checkpoint(
     for name, shape in expected.items():
         if name not in gguf:
             raise FormatError(f"{gguf}: no tensor {name}, which a model of its metadata has")
-        if not (gguf[name].dtype.mergeable or gguf[name].dtype.blocked):
-            raise UnsupportedError(f"{gguf}: {name} is {gguf[name].dtype}, which is no type of weights")
+        kind = gguf[name].dtype
+        if not (kind.mergeable or kind.blocked) or kind.name in NOT_STORED:
+            raise UnsupportedError(f"{gguf}: {name} is {kind}, which is no type of weights")
         if _bare(gguf[name].shape) != _bare(shape):
             raise FormatError(f"{gguf}: {name} is {gguf[name].shape}, and by the metadata it would be {shape}")
     computed = spec.extras(hparams)
