@@ -106,7 +106,8 @@ class _Folder:
         prefix = self.files.setting("add_prefix_space", bool)
         keys = {} if prefix is None else {ADD_SPACE_PREFIX: boolean(prefix)}
         has_pieces = self.files.sentencepiece is not None or spm.is_sentencepiece(self.files.fast)
-        keys |= self.spm() if has_pieces else self.bpe()
+        found = self.spm() if has_pieces else self.bpe()
+        keys |= {key: value for key, value in found.items() if key not in keys}
         size = self.config.get("vocab_size", 32000)
         if size == CODE_LLAMA_VOCABULARY:
             keys |= self.specials(None, CODE_LLAMA_ROLES, CODE_LLAMA_EOT).keys()
@@ -143,8 +144,10 @@ class _Folder:
         return _head("gpt2", pre) | vocabulary.keys() | self.specials(None).keys(merges)
 
     def spm(self) -> dict[str, Value]:
-        has_model = self.files.sentencepiece is not None
-        return self.pieces((spm.from_model if has_model else spm.from_fast)(self.files, self.vocab_size))
+        if self.files.sentencepiece is not None or self.files.fast is None:
+            return self.pieces(spm.from_model(self.files, self.vocab_size))
+        keys = self.pieces(spm.from_fast(self.files, self.vocab_size))
+        return keys if spm.has_prefix(self.files.fast) else keys | {ADD_SPACE_PREFIX: boolean(False)}
 
     def pieces(self, vocabulary: Vocabulary) -> dict[str, Value]:
         return _head("llama", "default") | vocabulary.keys() | self.specials(len(vocabulary.texts)).keys()

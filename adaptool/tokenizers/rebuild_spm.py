@@ -59,7 +59,7 @@ def model_file(rows: Rows, *, prefix: bool) -> bytes:
     body = bytearray()
     for number in range(end):
         kind = TokenType.UNKNOWN if number == unknown else rows.types[number]
-        text = rows.texts[number].encode("utf-8")
+        text = rows.texts[number].replace(" ", SPACE).encode("utf-8")
         body += _part(1, _part(1, text) + b"\x15" + struct.pack("<f", rows.scores[number]) + _number(3, kind))
     ids = {40: unknown, 41: rows.ids.get("bos", -1), 42: rows.ids.get("eos", -1), 43: rows.ids.get("pad", -1)}
     fallback = TokenType.BYTE in rows.types

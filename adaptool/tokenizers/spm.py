@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from adaptool.errors import NotFoundError
 from adaptool.tokenizers.bpe import SPACE, special_texts
-from adaptool.tokenizers.fast import AddedToken, FastTokenizer
+from adaptool.tokenizers.fast import AddedToken, FastTokenizer, children
 from adaptool.tokenizers.files import TokenizerFiles
 from adaptool.tokenizers.sentencepiece import SentencePieceModel
 from adaptool.tokenizers.tokens import ADDED_SCORE, BYTE, PADDING_SCORE, TokenType, Vocabulary, by_id, looks_special
@@ -54,6 +54,14 @@ def from_phi3(files: TokenizerFiles, vocab_size: int) -> Vocabulary:
 def is_sentencepiece(fast: FastTokenizer | None) -> bool:
     """Whether a tokenizer.json is a SentencePiece model rewritten as BPE: bytes as fallback, no split into words."""
     return fast is not None and fast.kind == "BPE" and fast.flag("byte_fallback")
+
+
+def has_prefix(fast: FastTokenizer) -> bool:
+    """Whether such a tokenizer.json puts a space in front of a text, as the runtime does where nothing is said."""
+    normalizers = children(fast.normalizer, "normalizers")
+    marks = [part for part in children(fast.pre_tokenizer, "pretokenizers") if part.get("type") == "Metaspace"]
+    scheme = any(part.get("prepend_scheme", "always") != "never" for part in marks)
+    return scheme or any(part.get("type") == "Prepend" for part in normalizers)
 
 
 def from_fast(files: TokenizerFiles, vocab_size: int) -> Vocabulary:
