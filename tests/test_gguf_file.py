@@ -23,7 +23,7 @@ from adaptool.tensors.gguf import open_gguf
 from adaptool.tensors.store import Extent
 
 U32, F32_KEY, STRING, ARRAY = 4, 6, 8, 9
-WIDTH, HIDDEN, LAYERS, VOCABULARY = 32, 48, 2, 24
+WIDTH, HIDDEN, LAYERS, VOCABULARY = 32, 64, 2, 24
 
 
 def text(words: bytes | str) -> bytes:
@@ -376,7 +376,7 @@ LYING: dict[str, tuple[Callable[[], bytes], str]] = {
     "a stranger": (lambda: llama(tensors={"blk.1.attn_sinks.weight": (4,)}), "blk.1.attn_sinks.weight"),
     "another shape": (
         lambda: llama(tensors={"blk.1.ffn_up.weight": (HIDDEN, WIDTH)}),
-        "blk.1.ffn_up.weight is (32, 48)",
+        "blk.1.ffn_up.weight is (32, 64)",
     ),
     "products": (lambda: llama(kind=9), "Q8_1, which is no type of weights"),
     "integers": (lambda: llama(kind=26), "I32"),
