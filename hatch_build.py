@@ -12,13 +12,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 TENSORS = Path("adaptool/tensors")
-FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fPIC", "-shared"]
+FLAGS = ["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-fPIC"]
 
 
 class KernelHook(BuildHookInterface):
@@ -50,21 +51,31 @@ def compile_kernels(root: Path) -> list[Path]:
 
 
 def compile_library(target: Path, sources: list[Path]) -> bool:
-    """Compile ``sources`` together into ``target``, replaced atomically; False where that fails."""
+    """Compile ``sources`` side by side and link them into ``target``, replaced atomically; False where that fails."""
     candidates = (os.environ.get("CC", ""), "cc", "gcc", "clang")
     compiler = next(filter(None, map(shutil.which, candidates)), None)
     if compiler is None or sys.platform == "win32":
         return False
     # Dispatch on the processor at load time (GNU ifunc); other platforms compile for their baseline.
     variants = [["-DADAPTOOL_CLONES"], []] if platform.machine() in ("x86_64", "AMD64") else [[]]
-    with tempfile.TemporaryDirectory(dir=target.parent) as work:
+    with tempfile.TemporaryDirectory(dir=target.parent) as work, ThreadPoolExecutor(os.cpu_count()) as threads:
+        objects = [str(Path(work) / f"{source.stem}.o") for source in sources]
+        made = Path(work) / target.name
         for extra in variants:
-            made = Path(work) / target.name
-            command = [compiler, *FLAGS, *extra, *map(str, sources), "-lm", "-o", str(made)]
-            if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            compiling = [
+                threads.submit(succeeds, compiler, *FLAGS, *extra, "-c", str(source), "-o", each)
+                for source, each in zip(sources, objects, strict=True)
+            ]
+            done = [each.result() for each in compiling]
+            if all(done) and succeeds(compiler, "-shared", *objects, "-lm", "-o", str(made)):
                 made.replace(target)
                 return True
     return False
+
+
+def succeeds(*command: str) -> bool:
+    """Whether the command ends well; what it says is of no interest, as there is always another way."""
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 if __name__ == "__main__":

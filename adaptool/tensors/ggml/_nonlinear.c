@@ -61,21 +61,25 @@ INLINE void search_values(const lanes_t *restrict x, const lanes_t *restrict w, 
         scale[lane] = fabsf(peak[lane]) < NOTHING ? 0.0f : scale[lane];
 }
 
-/* The scales of `count` sub-blocks from element `at` on; the mean square that importance leans on is that of `within` elements. */
+/* In each lane twice the mean square of the `run` sub-blocks it belongs to, summed in the order of their elements. */
+INLINE void mean_squares(const float *restrict x, int count, int run, float *restrict mean) {
+    for (int lane = 0; lane < KERNEL_LANES; lane += run) {
+        float sum = 0.0f;
+        for (int i = 0; lane < count && i < run * SIZE; i++)
+            sum += x[SIZE * lane + i] * x[SIZE * lane + i];
+        for (int j = 0; j < run; j++)
+            mean[lane + j] = sum * (2.0f / (float)(run * SIZE));
+    }
+}
+
+/* The scales of `count` sub-blocks from element `at` on, `run` of which make a block. */
 INLINE void find_scales(const float *restrict x, const float *restrict importance, ptrdiff_t columns, ptrdiff_t at, int count,
-                        int within, float *restrict scale) {
-    lanes_t xs[SIZE], w[SIZE], mean;
+                        int run, float *restrict scale) {
+    lanes_t xs[SIZE], w[SIZE], mean = {0};
     load_lanes(x, count, SIZE, xs);
     if (importance) {
         load_weights(importance, columns, at, count, SIZE, w);
-        for (int lane = 0; lane < KERNEL_LANES; lane++)
-            mean[lane] = 0.0f;
-        for (int part = 0; part < within / SIZE; part++)
-            for (int i = 0; i < SIZE; i++)
-                for (int lane = 0; lane < KERNEL_LANES; lane += within / SIZE)
-                    mean[lane] += xs[i][lane + part] * xs[i][lane + part];
-        for (int lane = 0; lane < KERNEL_LANES; lane++)
-            mean[lane] = mean[lane - lane % (within / SIZE)] * (lane % (within / SIZE) ? 1.0f : 2.0f / (float)within);
+        mean_squares(x, count, run, mean);
     }
     for (int i = 0; i < SIZE; i++)
         for (int lane = 0; lane < KERNEL_LANES; lane++) {
@@ -101,7 +105,7 @@ KERNEL void quantize_iq4_nl(const float *restrict x, const float *restrict impor
     for (ptrdiff_t at = 0; at < total; at += KERNEL_LANES * SIZE) {
         ptrdiff_t left = (total - at) / SIZE;
         int count = left < KERNEL_LANES ? (int)left : KERNEL_LANES;
-        find_scales(x + at, importance, columns, at, count, SIZE, scale);
+        find_scales(x + at, importance, columns, at, count, 1, scale);
         for (int j = 0; j < count; j++, out += 18) {
             store_f16(out, f16_narrow(scale[j]));
             store_nibbles(x + at + SIZE * j, scale[j] != 0.0f ? 1.0f / scale[j] : 0.0f, out + 2);
@@ -134,7 +138,7 @@ KERNEL void quantize_iq4_xs(const float *restrict x, const float *restrict impor
     for (ptrdiff_t at = 0; at < total; at += KERNEL_LANES * SIZE) {
         ptrdiff_t left = (total - at) / SIZE;
         int count = left < KERNEL_LANES ? (int)left : KERNEL_LANES;
-        find_scales(x + at, importance, columns, at, count, SUPER_BLOCK, scale);
+        find_scales(x + at, importance, columns, at, count, SUB_BLOCKS, scale);
         for (int j = 0; j < count; j += SUB_BLOCKS, out += 136)
             store_iq4_xs(x + at + SIZE * j, scale + j, out);
     }

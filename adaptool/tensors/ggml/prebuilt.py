@@ -1,4 +1,4 @@
-"""Quantisers compiled by others: the ggml of ``libggml-python`` through ctypes, else ``libgguf``, else ``gguf``.
+"""Quantisers written by others: the ggml of ``libggml-python`` through ctypes, else ``libgguf``, else ``gguf``.
 
 They are looked for when first needed, and none is required. Each is called with checked arguments only: ggml ends the
 process where it doubts them.
@@ -22,11 +22,15 @@ from adaptool.tensors.ggml.types import GGMLType
 Quantiser = Callable[[Floats, GGMLType, Floats | None, Array], None]
 """Fills blocks, shape (rows, row_nbytes), from float32 rows and the columns' importance or None."""
 
+Dequantiser = Callable[[Array, GGMLType, Floats], None]
+"""Fills float32 rows from C-contiguous blocks."""
+
 IMPORTANCE_REQUIRED = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"})
 """Types too narrow to mean anything without an imatrix: ggml refuses them, or should (IQ1_M)."""
 
 _ACTIVATIONS = frozenset({"Q8_1", "Q8_K"})  # what ggml quantises activations to while computing, never files
 _IN_NUMPY = frozenset({"Q4_1", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0"})  # those gguf rounds exactly as ggml does
+_WEIGHTED = frozenset({"Q4_1", "Q5_1"})  # of these, the ones to which importance matters
 
 
 def libggml(kind: GGMLType, weighted: bool) -> Quantiser | None:
@@ -41,11 +45,23 @@ def libgguf(kind: GGMLType, weighted: bool) -> Quantiser | None:
 
 def gguf(kind: GGMLType, weighted: bool) -> Quantiser | None:
     """The NumPy quantisers of the package ``gguf``: few types, no importance, slower than the others."""
-    usable = kind.name in _IN_NUMPY and (not weighted or kind.name not in _WEIGHTED_DIFFERS)
+    usable = kind.name in _IN_NUMPY and not (weighted and kind.name in _WEIGHTED)
     return _numpy if usable and find_spec("gguf") is not None else None
 
 
-_WEIGHTED_DIFFERS = frozenset({"Q4_1", "Q5_1"})  # the others ignore importance
+def libggml_back(kind: GGMLType) -> Dequantiser | None:
+    """ggml's own ``to_float``."""
+    return _row_back if _row_function(kind) is not None else None
+
+
+def libgguf_back(kind: GGMLType) -> Dequantiser | None:
+    """ggml's, by the package ``libgguf``."""
+    return _rows_back if kind.name not in _ACTIVATIONS and find_spec("libgguf") is not None else None
+
+
+def gguf_back(kind: GGMLType) -> Dequantiser | None:
+    """In NumPy, by the package ``gguf``; the same values as ggml's."""
+    return _numpy_back if kind.name not in _ACTIVATIONS and find_spec("gguf") is not None else None
 
 
 @cache
@@ -98,3 +114,29 @@ def _numpy(values: Floats, kind: GGMLType, importance: Floats | None, out: Array
     quants = importlib.import_module("gguf.quants")
     number = importlib.import_module("gguf.constants").GGMLQuantizationType(kind.id)
     np.copyto(out, quants.quantize(values, number))
+
+
+@cache
+def _row_function(kind: GGMLType) -> Callable[[int, int, int], None] | None:
+    name = "dequantize_row_" + kind.name.lower().replace("_k", "_K")
+    function = getattr(_ggml(), name, None)
+    if function is not None:
+        function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64), None
+    return function
+
+
+def _row_back(raw: Array, kind: GGMLType, out: Floats) -> None:
+    function = _row_function(kind)
+    assert function is not None
+    function(raw.ctypes.data, out.ctypes.data, out.size)
+
+
+def _rows_back(raw: Array, kind: GGMLType, out: Floats) -> None:
+    importlib.import_module("libgguf").dequantize_rows_into_raw(kind.id, raw, out, *out.shape)
+
+
+def _numpy_back(raw: Array, kind: GGMLType, out: Floats) -> None:
+    quants = importlib.import_module("gguf.quants")
+    number = importlib.import_module("gguf.constants").GGMLQuantizationType(kind.id)
+    with np.errstate(invalid="ignore", over="ignore"):
+        np.copyto(out, quants.dequantize(raw, number))
