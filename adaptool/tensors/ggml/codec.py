@@ -159,4 +159,6 @@ def encoded_value(value: Value) -> bytes:
     head = kind + struct.pack("<IQ", value.element, len(value.data))
     if value.element is ValueType.STRING:
         return head + b"".join(map(encoded_text, value.data))
+    if isinstance(value.data, bytes):  # of UINT8
+        return head + value.data
     return head + np.array(value.data, FORMATS[value.element]).tobytes()
