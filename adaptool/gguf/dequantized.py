@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from adaptool.gguf.origins import Origin
 from adaptool.tensors.dtypes import Array, DType, Floats, narrow, widen
+from adaptool.tensors.ggml.dequantize import dequantize
 from adaptool.tensors.ggml.types import GGMLType
 from adaptool.tensors.store import Extent, Store, TensorInfo, into
 
@@ -165,9 +166,7 @@ class Dequantized(Store):
 def floats(raw: Array, info: TensorInfo) -> Floats:
     """Rows of a GGUF's tensor as float32 (float64 stays)."""
     if isinstance(info.dtype, GGMLType):
-        import gguf
-
-        return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType(info.dtype.id))
+        return dequantize(raw, info.dtype, info.columns)
     return widen(raw, info.dtype)
 
 
