@@ -11,7 +11,6 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,10 +19,11 @@ import numpy as np
 from adaptool.errors import FormatError, NotFoundError, UnsupportedError
 from adaptool.tensors.dtypes import Array
 from adaptool.tensors.files import FileHandle, open_file
+from adaptool.tensors.filestore import FileStore
 from adaptool.tensors.ggml.codec import HeaderReader
 from adaptool.tensors.ggml.types import GGMLType, type_of_id
 from adaptool.tensors.ggml.values import KeyValues, Value, ValueType
-from adaptool.tensors.store import Extent, Store, TensorInfo
+from adaptool.tensors.store import Extent, TensorInfo
 from adaptool.tensors.views import Joined
 
 MAGIC = b"GGUF"
@@ -37,7 +37,7 @@ SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True, eq=False)
-class GgufFile(Store):
+class GgufFile(FileStore):
     """The tensors of one ``.gguf`` file; shapes are outermost first, the reverse of how GGUF writes them."""
 
     path: Path
@@ -46,17 +46,6 @@ class GgufFile(Store):
     offsets: Mapping[str, int]
     alignment: int = DEFAULT_ALIGNMENT
 
-    @property
-    def infos(self) -> Mapping[str, TensorInfo]:
-        return self.tensors
-
-    @cached_property
-    def _file(self) -> FileHandle:
-        return open_file(self.path)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "_file"}
-
     def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
         info, start, stop = self.span(name, start, stop)
         if out is None:
@@ -64,16 +53,9 @@ class GgufFile(Store):
         self._file.read_into(out, self.offsets[name] + start * info.row_nbytes)
         return out
 
-    @property
-    def files(self) -> frozenset[Path]:
-        return frozenset({self.path})
-
     def extent(self, name: str) -> Extent | None:
         info = self[name]
         return Extent(self.path, self.offsets[name], info.nbytes)
-
-    def __str__(self) -> str:
-        return str(self.path)
 
 
 @dataclass(frozen=True, eq=False)

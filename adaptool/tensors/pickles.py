@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import NoReturn
@@ -23,6 +22,7 @@ from adaptool.errors import FormatError, UnsupportedError
 from adaptool.tensors.allowlist import TensorRef, shown
 from adaptool.tensors.dtypes import Array
 from adaptool.tensors.files import FileHandle, open_file
+from adaptool.tensors.filestore import FileStore
 from adaptool.tensors.legacy import Span, read_legacy, refuse_plain
 from adaptool.tensors.opcodes import PICKLE_LIMIT, interpret
 from adaptool.tensors.safetensors import open_sharded
@@ -61,7 +61,7 @@ class Layout:
 
 
 @dataclass(frozen=True, eq=False)
-class PickleFile(Store):
+class PickleFile(FileStore):
     """The tensors of one file of torch.save, in the order of the dictionary saved.
 
     ``ignored`` names what else a training checkpoint held beside its ``state_dict`` or ``model``, and the plain values
@@ -72,17 +72,6 @@ class PickleFile(Store):
     tensors: Mapping[str, TensorInfo]
     layouts: Mapping[str, Layout]
     ignored: tuple[str, ...] = ()
-
-    @property
-    def infos(self) -> Mapping[str, TensorInfo]:
-        return self.tensors
-
-    @cached_property
-    def _file(self) -> FileHandle:
-        return open_file(self.path)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "_file"}
 
     def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
         info, start, stop = self.span(name, start, stop)
@@ -95,16 +84,9 @@ class PickleFile(Store):
             read_rows(self._file, layout.offset, info.shape, layout.strides, range(start, stop), out)
         return out
 
-    @property
-    def files(self) -> frozenset[Path]:
-        return frozenset({self.path})
-
     def extent(self, name: str) -> Extent | None:
         info, layout = self[name], self.layouts[name]
         return Extent(self.path, layout.offset, info.nbytes) if layout.strides is None else None
-
-    def __str__(self) -> str:
-        return str(self.path)
 
 
 def open_pickle(path: Path) -> PickleFile:

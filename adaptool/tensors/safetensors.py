@@ -13,7 +13,6 @@ import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import numpy as np
 from adaptool.errors import FormatError, NotFoundError
 from adaptool.tensors.dtypes import DTYPES, Array
 from adaptool.tensors.files import FileHandle, open_file
+from adaptool.tensors.filestore import FileStore
 from adaptool.tensors.jsons import parse_json
 from adaptool.tensors.store import Extent, Store, TensorInfo
 from adaptool.tensors.views import Joined, Selected
@@ -36,7 +36,7 @@ INDEX_NAME = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, eq=False)
-class SafetensorsFile(Store):
+class SafetensorsFile(FileStore):
     """The tensors of one ``.safetensors`` file."""
 
     path: Path
@@ -45,19 +45,8 @@ class SafetensorsFile(Store):
     meta: Mapping[str, str]
 
     @property
-    def infos(self) -> Mapping[str, TensorInfo]:
-        return self.tensors
-
-    @property
     def metadata(self) -> Mapping[str, str]:
         return self.meta
-
-    @cached_property
-    def _file(self) -> FileHandle:
-        return open_file(self.path)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if key != "_file"}
 
     def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
         info, start, stop = self.span(name, start, stop)
@@ -77,16 +66,9 @@ class SafetensorsFile(Store):
         self._file.read_into(out, self.offsets[info.name] + start * info.row_nbytes)
         return out
 
-    @property
-    def files(self) -> frozenset[Path]:
-        return frozenset({self.path})
-
     def extent(self, name: str) -> Extent | None:
         info = self[name]
         return Extent(self.path, self.offsets[name], info.nbytes)
-
-    def __str__(self) -> str:
-        return str(self.path)
 
 
 def open_safetensors(path: Path) -> SafetensorsFile:
