@@ -60,7 +60,7 @@ def unigram(files: TokenizerFiles, vocab_size: int, *, mask: bool = False) -> Un
     rows = [*((text, 0.0, kind) for text, kind in own), *rows[3:-1]]
     if mask and len(rows) > 250001:
         rows[250001] = "<mask>", 0.0, int(TokenType.CONTROL)
-    texts, scores, types = zip(*rows, strict=True)
+    texts, scores, types = ([text for text, _, _ in rows], [score for _, score, _ in rows], [kind for *_, kind in rows])
     return Unigram(
         Vocabulary(texts, types, scores),
         model.add_dummy_prefix,

@@ -123,7 +123,7 @@ def _unknown(fast: FastTokenizer, found: list[str]) -> UnsupportedError:
             f"{fast.where}: a {fast.kind} model that does not work on bytes has no pre-tokenizer in llama.cpp",
             hint="is the architecture's tokenizer.model missing beside it?",
         )
-    wanted = {"  ".join(regexes.canonical(p) for p in family.splits): family.names[0] for family in FAMILIES}
+    wanted = {"  ".join(regexes.canonical(p) for p in family.splits): family.names[0] for family in reversed(FAMILIES)}
     near = difflib.get_close_matches("  ".join(found), wanted, n=3, cutoff=0.3)
     names = ", ".join(dict.fromkeys(wanted[text] for text in near)) or "gpt-2, llama-bpe, qwen2"
     shown = "; ".join(repr(step[:300]) for step in found) or "no split"

@@ -73,7 +73,7 @@ def settings(rows: Rows, rebuilt: Rebuilt) -> dict[str, Any]:
     declared = {
         str(number): token
         for number, token in added_tokens(rows).items()
-        if not scored or rows.scores[number] == ADDED_SCORE
+        if not scored or rows.scores[number] <= ADDED_SCORE
     }
     flags = {f"add_{role}_token": flag for role in ("bos", "eos") if (flag := rows.flag(role)) is not None}
     prefix = rows.keys.get("tokenizer.ggml.add_space_prefix")

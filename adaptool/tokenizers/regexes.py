@@ -65,7 +65,7 @@ DEEPSEEK_LETTERS = (
 )
 DEEPSEEK_PUNCTUATION = r"\s?[!-/:-~！-／：-～‘-‟　-。]+"
 DEEPSEEK_LLM = (NEWLINE, DEEPSEEK_LETTERS, DEEPSEEK_PUNCTUATION, r"\s+$", CJK)
-ASCII_SIGNS = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"
+ASCII_SIGNS = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
 _SIGNED = rf"{ASCII_SIGNS}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+"
 DEEPSEEK3 = rf"{_SIGNED}[\r\n]*|{NEWLINES}|{SPACES}"
 SPARK = rf"{_SIGNED}|[\r\n]|{SPACES}"

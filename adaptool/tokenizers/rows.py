@@ -9,6 +9,7 @@ from typing import Any
 
 from adaptool.errors import FormatError, NotFoundError, UnsupportedError
 from adaptool.tensors.ggml.values import KeyValues, ValueType
+from adaptool.tokenizers.bpe import SPACE
 from adaptool.tokenizers.fast import MAX_TOKENS
 from adaptool.tokenizers.specials import ADD_KEYS, ID_KEYS
 from adaptool.tokenizers.tokens import TokenType
@@ -97,7 +98,7 @@ class Rows:
 
     def is_padding(self, number: int) -> bool:
         """Whether an id only pads: an unused ``[PADn]``, as converters write them."""
-        return self.types[number] == TokenType.UNUSED and self.texts[number].startswith("[PAD")
+        return self.types[number] == TokenType.UNUSED and self.texts[number].removeprefix(SPACE).startswith("[PAD")
 
     def text(self, role: str) -> str | None:
         """The token of a role."""
