@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from adaptool.gguf.back_job import BackJob
     from adaptool.gguf.export import GgufOptions
     from adaptool.gguf.job import GgufJob
+    from adaptool.parity.gguf_verify import GgufVerifyJob
     from adaptool.parity.verify import VerifyJob
     from adaptool.summary.summary import AdapterSummary, ModelSummary
 
@@ -190,6 +191,39 @@ def verify(
 
     inputs = open_inputs(adapters, base, onto_nf4=onto_nf4, double_quant=double_quant)
     return open_job(inputs.base, inputs.adapters, locate(merged), rounding=rounding, workers=workers)
+
+
+def verify_gguf(
+    gguf: Path | str,
+    base: Path | str,
+    adapters: Sequence[Weighted] = (),
+    *,
+    rounding: Rounding = "once",
+    imatrix: Path | str | None = None,
+    workers: int | None = None,
+    onto_nf4: bool = False,
+    double_quant: bool = False,
+) -> GgufVerifyJob:
+    """Plan the verification of a GGUF, whoever made it, against a merge, or without adapters against a model.
+
+    ``imatrix`` is what it was quantised with. Raises AdaptoolError where it cannot be checked.
+    """
+    from adaptool.gguf.imatrix import open_imatrix
+    from adaptool.parity.gguf_model import merged_model_of, model_of
+    from adaptool.parity.gguf_verify import open_gguf_job
+
+    path = locate(gguf)
+    measured = open_imatrix(locate(imatrix)) if imatrix is not None else None
+    if adapters:
+        inputs = open_inputs(adapters, base, onto_nf4=onto_nf4, double_quant=double_quant)
+        merged = merge_store(inputs.base, inputs.adapters, rounding=rounding)
+        job = MergeJob(merged, inputs.adapters, path.with_suffix(""), MergeOptions(), notes=inputs.notes)
+        model, notes = merged_model_of(job), inputs.notes
+    elif onto_nf4 or double_quant:
+        raise UsageError("--onto-nf4 and --double-quant go with --adapter")
+    else:
+        model, notes = model_of(open_base(locate(base))), ()
+    return open_gguf_job(model, path, imatrix=measured, workers=workers, notes=notes)
 
 
 def inspect(

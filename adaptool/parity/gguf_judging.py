@@ -66,7 +66,7 @@ class Judge:
             found = replace(found, sampled=found.squares, ours=dot(made - x, made - x))
         if made is not None or not self._can(info.dtype):
             found = replace(found, **self._along(name, start, stop, q, x if made is None else made))
-        return replace(found, **self._damage(info, start, x, away, unequal))
+        return replace(found, **self._damage(info, start, x, away, unequal, made))
 
     def _compared(self, raw: Array, unequal: Array | None, info: TensorInfo, start: int, stop: int) -> Judged:
         if unequal is None:
@@ -96,7 +96,9 @@ class Judge:
         wanted = self._compares(info.dtype) or any(start <= row < stop for row in (0, info.rows // 2, info.rows - 1))
         return self._ours.read(info.name, start, stop) if wanted and self._can(info.dtype) else None
 
-    def _damage(self, info: TensorInfo, start: int, x: Floats, away: Floats, unequal: Array | None) -> dict[str, Any]:
+    def _damage(
+        self, info: TensorInfo, start: int, x: Floats, away: Floats, unequal: Array | None, made: Floats | None
+    ) -> dict[str, Any]:
         """Blocks that lost more than the type's can, and more than our quantiser loses there."""
         kind = info.dtype
         width = kind.block if isinstance(kind, GGMLType) else x.shape[-1]
@@ -104,10 +106,10 @@ class Judge:
         suspects = lost > block_bound(kind, imatrix=not self._whole) ** 2 * held
         if unequal is not None and isinstance(kind, GGMLType):
             suspects &= unequal
-        for row in np.flatnonzero(suspects.any(axis=1)) if self._can(kind) else ():
-            first = start + int(row)
-            again = file_values(self._ours.read(info.name, first, first + 1), info, x[row : row + 1])
-            suspects[row] &= lost[row] > BLOCK_SLACK * _by_block(again - x[row : row + 1], width)[0]
+        if suspects.any() and made is None and self._can(kind):
+            made = file_values(self._ours.read(info.name, start, start + len(x)), info, x)
+        if suspects.any() and made is not None:
+            suspects &= lost > BLOCK_SLACK * _by_block(made - x, width)
         count = int(np.count_nonzero(suspects))
         return {
             "damaged": count,

@@ -42,6 +42,7 @@ TOKEN_LISTS = ("tokens", "merges", "token_type", "scores")
 TOKEN_NAMES = {"model": "its kind", "pre": "the pre-tokenizer", "add_bos_token": "whether a text begins with BOS"}
 
 MOST_TOLD = 6
+MOST_ADAPTERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,19 +174,18 @@ def _remarks(model: GgufModel, keys: KeyValues) -> Iterator[str]:
 
 def _origin(model: GgufModel, keys: KeyValues) -> Iterator[str]:
     """What the file itself says it was made of, where that is something else."""
-    if model.merging is None:
-        return
-    from adaptool.versions import adapter_digest
-
     count = _data(keys.get("adaptool.adapter.count"))
     if not isinstance(count, int):
         return
-    given = {adapter_digest(adapter) for adapter, _ in model.merging.adapters}
-    for number in range(min(count, 64)):
+    from adaptool.versions import adapter_digest
+
+    given = {adapter_digest(adapter) for adapter, _ in model.merging.adapters} if model.merging else set()
+    for number in range(min(count, MOST_ADAPTERS)):
         digest = _data(keys.get(f"adaptool.adapter.{number}.digest"))
         if isinstance(digest, str) and digest not in given:
             name = _data(keys.get(f"adaptool.adapter.{number}.name"))
-            yield f"the file says it was made with {name!s:.80}, which is none of the adapters given"
+            others = "none of the adapters given" if given else "not given: say so with --adapter"
+            yield f"the file says that {name!s:.80} was merged into it, which is {others}"
 
 
 def same(one: Value, other: Value) -> bool:

@@ -59,6 +59,8 @@ class GgufVerifyJob:
     actual: GgufFile | SplitGguf
     imatrix: Imatrix | None = None
     workers: int = field(default_factory=default_workers)
+    notes: Sequence[str] = ()
+    """What the user should know of the inputs."""
 
     def __post_init__(self) -> None:
         for info in self.actual.infos.values():
@@ -245,7 +247,12 @@ def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def open_gguf_job(
-    model: GgufModel, path: Path, *, imatrix: Imatrix | None = None, workers: int | None = None
+    model: GgufModel,
+    path: Path,
+    *,
+    imatrix: Imatrix | None = None,
+    workers: int | None = None,
+    notes: Sequence[str] = (),
 ) -> GgufVerifyJob:
     """A verification of the GGUF at a path: the file, or the first of a split one."""
     actual = open_gguf(path)
@@ -254,4 +261,4 @@ def open_gguf_job(
         raise UnsupportedError(f"{path}: holds no model but a GGUF of the type {kind.data!r:.40}")
     if not len(actual):
         raise FormatError(f"{path}: holds no tensors, only a vocabulary", hint="give the GGUF of the model")
-    return GgufVerifyJob(model, actual, imatrix, workers or default_workers())
+    return GgufVerifyJob(model, actual, imatrix, workers or default_workers(), notes)
