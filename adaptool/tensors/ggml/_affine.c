@@ -26,8 +26,8 @@ typedef struct { float scale[SUBS_MAX], min[SUBS_MAX], inverse[SUBS_MAX], base[S
 /* A super-block's sub-blocks into lanes: `field` is &line.x or &line.weight of its first lane. */
 INLINE void load(const float *restrict x, int size, float *restrict field) {
     const ptrdiff_t stride = sizeof(line_t) / sizeof(float);
-    for (int sub = 0; sub < SUPER_BLOCK / size; sub += 4)
-        for (int i = 0; i < size; i += 4)
+    ROLLED for (int sub = 0; sub < SUPER_BLOCK / size; sub += 4)
+        ROLLED for (int i = 0; i < size; i += 4)
             transpose_quad(x + sub * size + i, size, field + i * stride + sub, stride);
 }
 
@@ -116,7 +116,7 @@ INLINE void weighted_scales(const found_t *restrict found, kind_t kind, int subs
             w[i][block] = w[i][BATCH + block] = found->sum_w[block * subs + i];
         }
     quantize_scales(x, w, subs, kind == Q2_K ? 15 : 63, l, d);
-    for (int block = 0; block < BATCH; block++) {
+    ROLLED for (int block = 0; block < BATCH; block++) {
         for (int i = 0; i < subs; i++) {
             int32_t scale = l[i][block], min = l[i][BATCH + block];
             scales[block].scale[i] = (uint8_t)(kind == Q5_K && scale > 63 ? 63 : scale);
@@ -151,21 +151,20 @@ INLINE void pack_scales(scales_t *restrict scales, kind_t kind, uint8_t *restric
     }
 }
 
-/* A sub-block's levels for its quantised scale and minimum; where the scale became 0, as the search left them. */
-INLINE void levels_of(const float *restrict x, grid_t grid, float scale, float min, float inverse, float base,
-                      uint8_t *restrict l) {
-    if (scale == 0)
-        for (int i = 0; i < grid.size; i++)
-            l[i] = (uint8_t)clamp_int(nearest_int(inverse * (x[i] - base)), 0, grid.levels);
-    else
-        for (int i = 0; i < grid.size; i++)
-            l[i] = (uint8_t)clamp_int(nearest_int((x[i] + min) / scale), 0, grid.levels);
+/* Levels of 16 elements for a quantised scale and minimum. */
+INLINE void levels_of(const float *restrict x, int levels, float scale, float min, uint8_t *restrict l) {
+    EACH l[k] = (uint8_t)clamp_int(nearest_int((x[k] + min) / scale), 0, levels);
+}
+
+/* Where the scale became 0 they stay as the search left them. */
+INLINE void searched_levels(const float *restrict x, int levels, float inverse, float base, uint8_t *restrict l) {
+    EACH l[k] = (uint8_t)clamp_int(nearest_int(inverse * (x[k] - base)), 0, levels);
 }
 
 /* A super-block's levels: fields of 2 bits for Q2_K, else of 4 with the fifth bits before them for Q5_K. */
 INLINE void pack_levels(const uint8_t *restrict l, kind_t kind, uint8_t *restrict out) {
     if (kind == Q2_K)
-        for (int half = 0; half < 2; half++, l += 128, out += 32)
+        ROLLED for (int half = 0; half < 2; half++, l += 128, out += 32)
             for (int i = 0; i < 32; i++)
                 out[i] = (uint8_t)(l[i] | l[i + 32] << 2 | l[i + 64] << 4 | l[i + 96] << 6);
     else {
@@ -178,7 +177,7 @@ INLINE void pack_levels(const uint8_t *restrict l, kind_t kind, uint8_t *restric
             }
             out += 32;
         }
-        for (int pair = 0; pair < 4; pair++, l += 64, out += 32)
+        ROLLED for (int pair = 0; pair < 4; pair++, l += 64, out += 32)
             for (int i = 0; i < 32; i++)
                 out[i] = (uint8_t)((l[i] & 15) | l[i + 32] << 4);
     }
@@ -192,9 +191,14 @@ INLINE void write_block(const float *restrict x, kind_t kind, grid_t grid, const
     store_f16(halves, scales->d);
     store_f16(halves + 2, scales->d_min);
     pack_scales(scales, kind, kind == Q2_K ? out : out + 4);
-    for (int sub = 0; sub < SUPER_BLOCK / grid.size; sub++)
-        levels_of(x + sub * grid.size, grid, d * (float)scales->scale[sub], d_min * (float)scales->min[sub],
-                  found->inverse[first + sub], found->base[first + sub], l + sub * grid.size);
+    ROLLED for (int i = 0; i < SUPER_BLOCK; i += CHUNK) {
+        const int sub = i / grid.size;
+        const float scale = d * (float)scales->scale[sub], min = d_min * (float)scales->min[sub];
+        if (scale == 0)
+            searched_levels(x + i, grid.levels, found->inverse[first + sub], found->base[first + sub], l + i);
+        else
+            levels_of(x + i, grid.levels, scale, min, l + i);
+    }
     pack_levels(l, kind, out + 16);
 }
 
@@ -217,8 +221,8 @@ INLINE void quantize_batch(const float *restrict x, const float *const *importan
 }
 
 /* Batches run over the ends of rows; the last is filled up with zeros. */
-INLINE void quantize(const float *restrict x, const float *importance, uint8_t *restrict out, ptrdiff_t rows, ptrdiff_t columns,
-                     kind_t kind) {
+KERNEL static void quantize(const float *restrict x, const float *importance, uint8_t *restrict out, ptrdiff_t rows,
+                            ptrdiff_t columns, kind_t kind) {
     const int nbytes = kind == Q2_K ? 84 : kind == Q4_K ? 144 : 176;
     const ptrdiff_t blocks = rows * columns / SUPER_BLOCK;
     float filled[BATCH * SUPER_BLOCK] __attribute__((aligned(64)));
@@ -240,7 +244,7 @@ INLINE void quantize(const float *restrict x, const float *importance, uint8_t *
 }
 
 #define QUANTIZE(name, kind)                                                                                          \
-    KERNEL void name(const float *x, const float *importance, uint8_t *out, ptrdiff_t rows, ptrdiff_t columns) {     \
+    void name(const float *x, const float *importance, uint8_t *out, ptrdiff_t rows, ptrdiff_t columns) {     \
         quantize(x, importance, out, rows, columns, kind);                                                            \
     }
 

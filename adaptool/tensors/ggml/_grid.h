@@ -15,7 +15,7 @@
 enum { CHUNK = 16, CHUNKS = 4, GROUP = CHUNK * CHUNKS, LINES = 32 };
 
 #define EACH for (int k = 0; k < CHUNK; k++)
-#define EACH_CHUNK for (int c = 0; c < CHUNKS; c++)
+#define EACH_CHUNK ROLLED for (int c = 0; c < CHUNKS; c++)
 
 typedef float chunk_t[CHUNK] __attribute__((aligned(64)));
 typedef int32_t chunk_int_t[CHUNK] __attribute__((aligned(64)));
@@ -133,17 +133,17 @@ INLINE void fit(search_t *restrict s, line_t *restrict lines, grid_t grid, enum 
 }
 
 /* Keeps the trial where its error is less. */
-INLINE void judge(search_t *restrict s, const line_t *restrict lines, grid_t grid) {
+INLINE void judge(search_t *restrict s, const line_t *restrict lines, int size, bool absolute) {
     chunk_t error, scale, min;
     EACH {
         error[k] = 0;
         scale[k] = s->trial_scale[k];
         min[k] = s->trial_min[k];
     }
-    for (int i = 0; i < grid.size; i++)
+    for (int i = 0; i < size; i++)
         EACH {
             float d = scale[k] * lines[i].level[k] + min[k] - lines[i].x[k];
-            error[k] += lines[i].weight[k] * (grid.absolute ? fabsf(d) : d * d);
+            error[k] += lines[i].weight[k] * (absolute ? fabsf(d) : d * d);
         }
     EACH {
         uint32_t better = -(uint32_t)((s->determinant[k] > 0) & (error[k] < s->error[k]));
@@ -161,11 +161,14 @@ INLINE void try_scale(search_t *restrict searches, line_t (*restrict lines)[LINE
     float limit = mode == AT_MOST_LEVELS ? (float)grid.levels + 0.45f : NEAREST_RANGE;
     EACH_CHUNK aim(&searches[c], numerator, limit);
     EACH_CHUNK fit(&searches[c], lines[c], grid, mode);
-    EACH_CHUNK judge(&searches[c], lines[c], grid);
+    if (grid.absolute)
+        EACH_CHUNK judge(&searches[c], lines[c], grid.size, true);
+    else
+        EACH_CHUNK judge(&searches[c], lines[c], grid.size, false);
 }
 
 /* The same search for any values whatever, as GGML's arithmetic has it even where its rounding overflows. */
-static __attribute__((noinline)) void search_any(search_t *restrict searches, line_t (*restrict lines)[LINES], grid_t grid) {
+static __attribute__((noinline, cold)) void search_any(search_t *restrict searches, line_t (*restrict lines)[LINES], grid_t grid) {
     EACH_CHUNK start(&searches[c], lines[c], grid, ANY_VALUE);
     for (int i = 0; i <= grid.steps; i++)
         try_scale(searches, lines, grid, i, ANY_VALUE);

@@ -21,6 +21,9 @@
 /* Everything a kernel calls is inlined into it, so that it is compiled for each of the kernel's processors. */
 #define INLINE static inline __attribute__((always_inline, unused))
 
+/* Before a loop of few rounds with a large body: unrolling it would only cost code. */
+#define ROLLED _Pragma("GCC unroll 1")
+
 enum { KERNEL_LANES = 32, SUPER_BLOCK = 256 };
 
 /* One float (or int) for each lane. */

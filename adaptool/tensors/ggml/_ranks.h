@@ -32,7 +32,7 @@ INLINE void quantize_scales(const lanes_t *restrict x, const lanes_t *restrict w
     EACH_LANE peak[k] = 0;
     for (int i = 0; i < count; i++)
         EACH_LANE peak[k] = peak[k] > x[i][k] ? peak[k] : x[i][k];
-    for (int trial = 0; trial < 9; trial++) {
+    ROLLED for (int trial = 0; trial < 9; trial++) {
         int step = trial == 0 ? 0 : trial < 5 ? trial - 5 : trial - 4;
         lanes_t times, back, error;
         EACH_LANE {
@@ -62,7 +62,7 @@ INLINE void quantize_scales(const lanes_t *restrict x, const lanes_t *restrict w
             sum_lx[k] += w[i][k] * x[i][k] * (float)near;
             sum_l2[k] += w[i][k] * (float)near * (float)near;
         }
-    for (int round = 0; round < 5; round++) {
+    ROLLED for (int round = 0; round < 5; round++) {
         int32_t changed = 0;
         for (int i = 0; i < count; i++)
             EACH_LANE {
