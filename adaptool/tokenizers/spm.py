@@ -85,6 +85,8 @@ def from_fast(files: TokenizerFiles, vocab_size: int) -> Vocabulary:
         pieces[number] = token, kind
     scores = {number: -float(ranks.get(token, len(fast.merges))) for token, number in fast.vocab.items()}
     for added in {**{added.id: added for added in fast.added}, **files.declared}.values():
+        if added.id >= vocab_size:  # Gemma 3's image token, in a model that reads text: as tokenizer.model's
+            continue
         scores[added.id] = ADDED_SCORE - len(fast.merges)
         if added.special or added.content in special or looks_special(added.content):
             pieces[added.id] = added.content, TokenType.CONTROL
