@@ -12,7 +12,7 @@ from adaptool.tensors.ggml.quantize import Backend, backends, quantize
 from adaptool.tensors.ggml.types import GGML_TYPES
 
 KINDS = ("Q2_K", "Q4_K", "Q5_K")
-SHAPE = (23, 768)  # 69 super-blocks: a batch is 16, and a batch ends in the middle of a row
+SHAPE = (9, 768)  # 27 super-blocks: a batch is 16, and ends in the middle of a row
 
 _RANDOM = np.random.default_rng(20240817)
 _NORMAL = _RANDOM.standard_normal(SHAPE)
