@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from adaptool.reports.figures import count, layers, listed, number, numbers, plural, size
 from adaptool.reports.layout import (
@@ -21,6 +21,7 @@ from adaptool.reports.layout import (
     visible,
     wrap,
 )
+from adaptool.reports.speaker import Speaker
 from adaptool.reports.text_gguf import lines as gguf_lines
 from adaptool.summary.settings import title
 
@@ -46,14 +47,6 @@ LONG_VALUE = 48
 """Characters of a setting that are worth the room; -v shows all."""
 
 UNREMARKABLE = {"weights", "adapter config", "model config", ""}
-
-
-class Speaker(Protocol):
-    """The console: ``say`` writes a line to stderr, ``result`` to stdout."""
-
-    def say(self, text: str) -> None: ...
-
-    def result(self, text: str) -> None: ...
 
 
 def inspection_report(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from adaptool.reports.figures import count, plural, size
 
 if TYPE_CHECKING:
-    from adaptool.gguf.output import GgufSummary
     from adaptool.gguf.job import ConvertReport
-    from adaptool.reports.text import Speaker
+    from adaptool.gguf.output import GgufSummary
+    from adaptool.reports.speaker import Speaker
 
 
 def plan(console: Speaker, estimate: ConvertReport) -> None:
