@@ -28,9 +28,14 @@ Dequantiser = Callable[[Array, GGMLType, Floats], None]
 IMPORTANCE_REQUIRED = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS"})
 """Types too narrow to mean anything without an imatrix: ggml refuses them, or should (IQ1_M)."""
 
+GRIDS = frozenset({"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"})
+"""Types whose groups of elements name points of a grid: ggml ends the process where its search among them overflows."""
+
+GRID_LIMIT, IMPORTANCE_LIMIT = 1e7, 1e10
+"""What it is safe to search with: larger elements would not fit the blocks' f16 scales either."""
+
 _ACTIVATIONS = frozenset({"Q8_1", "Q8_K"})  # what ggml quantises activations to while computing, never files
-_IN_NUMPY = frozenset({"Q4_1", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0"})  # those gguf rounds exactly as ggml does
-_WEIGHTED = frozenset({"Q4_1", "Q5_1"})  # of these, the ones to which importance matters
+_IN_NUMPY = frozenset({"Q8_0", "TQ1_0", "TQ2_0"})  # the others differ from ggml, if only in the sign of a zero
 
 
 def libggml(kind: GGMLType, weighted: bool) -> Quantiser | None:
@@ -44,9 +49,8 @@ def libgguf(kind: GGMLType, weighted: bool) -> Quantiser | None:
 
 
 def gguf(kind: GGMLType, weighted: bool) -> Quantiser | None:
-    """The NumPy quantisers of the package ``gguf``: few types, no importance, slower than the others."""
-    usable = kind.name in _IN_NUMPY and not (weighted and kind.name in _WEIGHTED)
-    return _numpy if usable and find_spec("gguf") is not None else None
+    """The NumPy quantisers of the package ``gguf``: few types, to none of which importance matters, and slower."""
+    return _numpy if kind.name in _IN_NUMPY and find_spec("gguf") is not None else None
 
 
 def libggml_back(kind: GGMLType) -> Dequantiser | None:

@@ -13,7 +13,7 @@ from adaptool.errors import FormatError, MismatchError, UnsupportedError
 from adaptool.tensors.dtypes import Array, Floats
 from adaptool.tensors.ggml import prebuilt
 from adaptool.tensors.ggml.kernels import kernel, library
-from adaptool.tensors.ggml.prebuilt import IMPORTANCE_REQUIRED, Quantiser
+from adaptool.tensors.ggml.prebuilt import GRID_LIMIT, GRIDS, IMPORTANCE_LIMIT, IMPORTANCE_REQUIRED, Quantiser
 from adaptool.tensors.ggml.types import GGMLType
 
 
@@ -51,6 +51,8 @@ def quantize(
         )
     if not all_finite(values):
         raise FormatError("holds NaN or Inf, which no quantised type can store")
+    if kind.name in GRIDS:
+        _check_limits(values, kind, importance)
     shape = (rows, kind.row_nbytes(columns))
     out = _output(out, shape)
     if out.size:
@@ -122,6 +124,16 @@ def _checked_importance(importance: Floats, columns: int) -> Floats:
     if not all_finite(importance):
         raise FormatError("the importance matrix holds NaN or Inf")
     return importance
+
+
+def _check_limits(values: Floats, kind: GGMLType, importance: Floats | None) -> None:
+    hint = "choose a type of 4 bits or more"
+    if values.size and np.abs(values).max() > GRID_LIMIT:
+        raise FormatError(f"holds elements past {GRID_LIMIT:.0e}, too large for {kind}", hint=hint)
+    if importance is not None and importance.size and np.abs(importance).max() > IMPORTANCE_LIMIT:
+        raise FormatError(
+            f"the importance matrix holds weights past {IMPORTANCE_LIMIT:.0e}, too large for {kind}", hint=hint
+        )
 
 
 def _output(out: Array | None, shape: tuple[int, int]) -> Array:
