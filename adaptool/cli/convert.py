@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from adaptool.cli.console import Console
-from adaptool.cli.options import base_option, gguf_option_list, gguf_options, json_option, parse_dtype, weighted
+from adaptool.cli.options import (
+    base_option,
+    gguf_option_list,
+    gguf_options,
+    json_option,
+    parse_dtype,
+    refuse_without_gguf,
+    weighted,
+)
 from adaptool.errors import UsageError
 
 
@@ -62,12 +70,17 @@ def _job(source: str, out: Path, *, types: str | None, to_gguf_lora: bool, to_sa
     asked = [types is not None, to_gguf_lora, to_safetensors]
     if sum(asked) != 1:
         raise UsageError("say what to convert to, once", hint="--to-gguf q4, --to-gguf-lora, or --to-safetensors")
+    if base is not None and not to_gguf_lora:
+        raise UsageError("--base goes with --to-gguf-lora", hint="to merge an adapter: adaptool merge --to-gguf")
     kind = parse_dtype(dtype) if dtype else None
     if types is not None:
         options = gguf_options(types, imatrix, tensor_types, pre, split)
         return api.convert(source, out, options, dtype=kind, **common)
+    refuse_without_gguf(imatrix=imatrix, tensor_types=tensor_types, pre=pre, split=split)
     if to_gguf_lora:
         if base is None:
-            raise UsageError("--to-gguf-lora needs --base, the model the adapter was trained on")
+            raise UsageError(
+                "--to-gguf-lora needs --base, the model the adapter was trained on", hint="add --base MODEL"
+            )
         return api.convert_lora(weighted(source), base, out, dtype=kind, **common)
     return api.convert_back(source, out, dtype=kind, **common)

@@ -15,17 +15,12 @@ from adaptool.cli.options import (
     json_option,
     parse_dtype,
     parse_size,
+    refuse_without_gguf,
     weighted,
 )
 from adaptool.errors import UsageError
 
 DEVICES = click.Choice(["cpu", "cuda", "torch-cpu"])
-GGUF_FLAGS = {
-    "imatrix": "--imatrix",
-    "tensor_types": "--tensor-type",
-    "pre": "--pre",
-    "split": "--split-max-size",
-}
 ROUNDINGS = click.Choice(["once", "safe"])
 
 
@@ -92,6 +87,11 @@ def _options(*, dtype: str | None, shard_size: str | None, workers: int | None, 
     from adaptool.merging.options import MergeOptions
     from adaptool.parity.checks import forward_check, verify_check
 
+    if no_safetensors and (verify or parity):
+        flag = "--verify" if verify else f"--parity {parity}"
+        raise UsageError(
+            f"{flag} checks the merged model, which --no-safetensors does not write", hint="leave one of them out"
+        )
     return MergeOptions(
         dtype=parse_dtype(dtype) if dtype else None,
         shard_size=parse_size(shard_size) if shard_size else None,
@@ -105,10 +105,7 @@ def _options(*, dtype: str | None, shard_size: str | None, workers: int | None, 
 
 def _exports(gguf: dict[str, Any], *, no_safetensors: bool, ollama: bool) -> tuple[Any, ...]:
     if gguf["types"] is None:
-        given = [name for name, value in gguf.items() if value]
-        if given or no_safetensors or ollama:
-            what = GGUF_FLAGS[given[0]] if given else "--no-safetensors" if no_safetensors else "--ollama"
-            raise UsageError(f"{what} goes with --to-gguf", hint="add --to-gguf q4")
+        refuse_without_gguf(**gguf, no_safetensors=no_safetensors, ollama=ollama)
         return ()
     from adaptool.gguf.merged import gguf_export
 

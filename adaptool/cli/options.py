@@ -49,6 +49,22 @@ def gguf_option_list(function: Function) -> Function:
     return function
 
 
+GGUF_FLAGS = {
+    "imatrix": "--imatrix",
+    "tensor_types": "--tensor-type",
+    "pre": "--pre",
+    "split": "--split-max-size",
+}
+
+
+def refuse_without_gguf(**given: object) -> None:
+    """A UsageError for an option of ``--to-gguf`` (its flag's name, and what was given) where that is not asked for."""
+    for name, value in given.items():
+        if value:
+            flag = GGUF_FLAGS.get(name, f"--{name.replace('_', '-')}")
+            raise UsageError(f"{flag} goes with --to-gguf", hint="add --to-gguf q4, or leave it out")
+
+
 def gguf_options(
     types: str, imatrix: Path | None, tensor_types: tuple[str, ...], pre: str | None, split: str | None
 ) -> GgufOptions:

@@ -15,11 +15,19 @@ from adaptool.tensors.store import Store
 from adaptool.tensors.views import Cast
 from adaptool.versions import header_digest
 
+ADAPTER_PREFIX = "base_model.model."
+"""How the tensors of a PEFT adapter begin."""
+
 
 def convert_model(
     model: BaseModel, out: Path, options: GgufOptions, how: WriteOptions, *, dtype: DType | None = None
 ) -> GgufJob:
     """A model as GGUF: the file OUT, or for several types or parts the folder OUT."""
+    if any(name.startswith(ADAPTER_PREFIX) for name in model.store):
+        raise UsageError(
+            f"{model.path}: an adapter, and not a model",
+            hint="merge it: adaptool merge --to-gguf; or keep it apart: --to-gguf-lora --base MODEL",
+        )
     if model.config is None:
         raise UnsupportedError(
             f"{model.path}: there is no config.json beside the weights, which a GGUF is made by",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from adaptool.tensors.dtypes import BF16, F16, F32, DType, most_common
 from adaptool.tensors.ggml.values import KeyValues
 from adaptool.tensors.gguf_writer import plan_gguf
 from adaptool.tensors.store import Store
+from adaptool.versions import canonical_json, header_digest
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,20 @@ def plan_exports(source: GgufSource, stem: str, options: GgufOptions, *, suffixe
     shape = model_shape(keys)
     names = [f"{stem}-{recipe.label}" if suffixed else stem for recipe in options.recipes]
     outputs = [
-        _planned(recipe, shared, keys, shape, name, options.split_nbytes)
+        replace(_planned(recipe, shared, keys, shape, name, options.split_nbytes), mark=_mark(converted, recipe))
         for recipe, name in zip(options.recipes, names, strict=True)
     ]
     return Exports(tuple(outputs), tuple(cautions(spec, hparams)))
+
+
+def _mark(converted: Converted, recipe: Recipe) -> str:
+    """A digest of what no header tells: the types before quantising, tensors made of settings, the imatrix as it is."""
+    facts: list[Any] = [header_digest(converted.source), header_digest(converted)]
+    facts += [[name, values.tolist()] for name, values in converted.extras.items()]
+    if recipe.imatrix is not None:
+        stamp = recipe.imatrix.path.stat()
+        facts.append([str(recipe.imatrix.path), stamp.st_size, stamp.st_mtime_ns])
+    return sha256(canonical_json(facts)).hexdigest()
 
 
 BLOCK = re.compile(r"blk\.(\d+)\.")

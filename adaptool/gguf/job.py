@@ -65,8 +65,8 @@ class GgufJob(WriteJob):
 
     @cached_property
     def identity(self) -> str:
-        headers = [plan.header for planned in self.planned for plan in planned.plans]
-        return conversion_identity(self._sources.values(), headers)
+        facts = [fact for output in self.outputs for fact in output.facts]
+        return conversion_identity(self._sources.values(), facts)
 
     @property
     def inputs(self) -> Iterable[Path]:
@@ -111,9 +111,7 @@ def single_file(out: Path, planned: Sequence[GgufOutput]) -> bool:
     """Whether OUT is the file itself: for one GGUF in one file, whose name OUT then must be."""
     if len(planned) > 1 or len(planned[0].plans) > 1 or planned[0].plans[0].name != out.name:
         if out.suffix == ".gguf":
-            raise UsageError(
-                f"{out}: --out names a folder where several files are written", hint="leave .gguf out"
-            )
+            raise UsageError(f"{out}: --out names a folder where several files are written", hint="leave .gguf out")
         return False
     return True
 

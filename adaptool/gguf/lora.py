@@ -19,15 +19,15 @@ from adaptool.adapters.patches import LowRank, Patch
 from adaptool.adapters.plan import Plan
 from adaptool.archs.gguf.placed import Placed
 from adaptool.archs.gguf.placing import place
-from adaptool.archs.gguf.tables import hparams_of, spec_for
-from adaptool.errors import MismatchError, UnsupportedError
+from adaptool.archs.gguf.tables import hparams_of, spec_for, understood
+from adaptool.errors import FormatError, MismatchError, UnsupportedError, UsageError
 from adaptool.gguf.convert import gguf_stem
 from adaptool.gguf.general import Ingredient, Lineage, general_keys, in_order
 from adaptool.gguf.job import GgufJob, WriteOptions
 from adaptool.gguf.output import GgufOutput
 from adaptool.merging.merged import merge
 from adaptool.merging.provenance import base_name, hub_id
-from adaptool.tensors.dtypes import F32, Array, DType, Floats, narrow
+from adaptool.tensors.dtypes import F32, Array, DType, Floats, narrow, widen
 from adaptool.tensors.ggml.values import text, u32
 from adaptool.tensors.gguf_writer import plan_gguf
 from adaptool.tensors.store import Store, TensorInfo, into
@@ -119,7 +119,16 @@ class LoraTensors(Store):
         weight, _, suffix = name.rpartition(".")
         values = self._oriented(weight)[suffix == "lora_b"]
         rows = np.ascontiguousarray(values.reshape(info.rows, info.columns)[start:stop])
-        return into(out, narrow(rows, info.dtype))
+        with np.errstate(over="ignore"):
+            rounded = narrow(rows, info.dtype)
+        if not np.isfinite(widen(rounded, info.dtype)).all():
+            raise FormatError(
+                f"{name} holds NaN or Inf" + (f" as {info.dtype}" if np.isfinite(rows).all() else ""),
+                hint="convert to float32"
+                if np.isfinite(rows).all()
+                else "the adapter is damaged, or training diverged",
+            )
+        return into(out, rounded)
 
     def _oriented(self, name: str) -> tuple[Floats, Floats]:
         a, b = self.pairs[name].factors()
@@ -137,11 +146,15 @@ def convert_lora(
     Raises UnsupportedError, with the reason, for what the runtime cannot apply: DoRA, trained biases, saved heads.
     """
     kind = dtype or F32
+    if kind.name not in FILE_TYPES:
+        raise UsageError(f"a GGUF LoRA holds no {kind}", hint="choose float32, float16 or bfloat16")
     spec = spec_for(base.config, str(base.path))
     hparams = hparams_of(spec, base.config or {})
     plan = merge(base, [(adapter, weight)]).plan
     shapes = {name: info.shape for name, info in base.store.infos.items()}
-    pairs = {pair.placed.name: pair for pair in _pairs(adapter, plan, place(spec, shapes, hparams), shapes)}
+    with understood("which tensors its GGUF has"):
+        placed = place(spec, shapes, hparams)
+    pairs = {pair.placed.name: pair for pair in _pairs(adapter, plan, placed, shapes)}
     store = LoraTensors(pairs, kind)
     named = hub_id(adapter.config.base_model) or base_name(base)
     digest = adapter_digest(adapter)

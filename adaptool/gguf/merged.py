@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from adaptool.errors import UnsupportedError
+from adaptool.errors import UnsupportedError, UsageError
 from adaptool.gguf.export import GgufOptions, GgufSource, plan_exports
 from adaptool.gguf.general import Ingredient, Lineage
 from adaptool.gguf.ollama import MODELFILE, modelfile
@@ -30,6 +30,11 @@ class GgufExport:
 
     def __init__(self, job: MergeJob, store: Store, options: GgufOptions, *, ollama: bool) -> None:
         self._ollama = ollama
+        if job.out.suffix == ".gguf":
+            raise UsageError(
+                f"{job.out}: --out names the folder of a merge, GGUF or not",
+                hint=f"try --out {job.out.with_suffix('')}",
+            )
         if job.config is None:
             raise UnsupportedError(
                 f"{job.merged.plan.base.path}: there is no config.json beside the weights, which a GGUF is made by",

@@ -46,11 +46,13 @@ class GgufOutput:
     store: Store
     plans: tuple[GgufPlan, ...]
     departures: Sequence[Departure] = ()
+    mark: str = ""
+    """What decides its tensors besides the model's files and its own header."""
 
     @cached_property
     def output(self) -> Output:
         """For a job to write."""
-        return Output(self.store, self.plans, PIECE_BYTES)
+        return Output(self.store, self.plans, PIECE_BYTES, self.mark)
 
     @property
     def summary(self) -> GgufSummary:

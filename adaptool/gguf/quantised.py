@@ -12,12 +12,14 @@ import numpy as np
 from adaptool.errors import FormatError
 from adaptool.gguf.imatrix import Imatrix
 from adaptool.gguf.mixtures import Choice
-from adaptool.tensors.dtypes import BF16, F16, Array, DType, Floats, narrow, widen
-from adaptool.tensors.ggml.quantize import quantize
+from adaptool.tensors.dtypes import BF16, F16, F32, Array, DType, Floats, narrow, widen
+from adaptool.tensors.ggml.quantize import all_finite, quantize
 from adaptool.tensors.ggml.types import GGMLType
 from adaptool.tensors.kernels import library
 from adaptool.tensors.store import Extent, Store, TensorInfo, into
 from adaptool.tensors.views import View
+
+DAMAGED = "the weights are damaged, or their training diverged"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,12 +39,16 @@ class Quantised(View):
         info, start, stop = self.span(name, start, stop)
         stored = self.source[name].dtype
         if info.dtype == stored:
-            return self.source.read(name, start, stop, out)
+            same = self.source.read(name, start, stop, out)
+            if stored == F32:
+                self._check_finite(name, np.ascontiguousarray(same, np.float32))
+            return same
         rows = self._scratch.rows("stored", stop - start, info.columns, stored.storage)
         floats = self._scratch.rows("floats", stop - start, info.columns, "<f4")
         values = widened(self.source.read(name, start, stop, rows), stored, floats)
         if isinstance(info.dtype, GGMLType):
             return self._quantised(info, info.dtype, values, start, out)
+        self._check_finite(name, values)
         with np.errstate(over="ignore"):
             rounded = narrow(values, info.dtype)
         if info.dtype == F16 and not np.isfinite(rounded.view(np.float16)).all():
@@ -51,6 +57,11 @@ class Quantised(View):
                 hint="convert to bf16, or to a quantised type",
             )
         return into(out, rounded)
+
+    def _check_finite(self, name: str, values: Floats) -> None:
+        """Like the quantised types: norms that are not numbers make answers that are none."""
+        if not all_finite(values):
+            raise FormatError(f"{self.source}: {name} holds NaN or Inf", hint=DAMAGED)
 
     def _quantised(self, info: TensorInfo, kind: GGMLType, values: Floats, start: int, out: Array | None) -> Array:
         """Quantise rows; with an imatrix each expert's rows by that expert's weights."""
@@ -69,7 +80,8 @@ class Quantised(View):
                 quantize(values[part], kind, weights[row // each], out[part])
                 row = stop
         except FormatError as error:
-            raise FormatError(f"{self.source}: {info.name} {error.message}", hint=error.hint) from error
+            hint = error.hint or DAMAGED
+            raise FormatError(f"{self.source}: {info.name} {error.message}", hint=hint) from error
         return out
 
     def extent(self, name: str) -> Extent | None:

@@ -95,8 +95,8 @@ class MergeJob(WriteJob):
 
     @cached_property
     def identity(self) -> str:
-        headers = [plan.header for output in self.outputs for plan in output.plans]
-        return merge_identity(self.merged, self.adapters, headers)
+        facts = [fact for output in self.outputs for fact in output.facts]
+        return merge_identity(self.merged, self.adapters, facts)
 
     @property
     def estimate(self) -> MergeEstimate:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from adaptool.errors import DiskError, ParityError
+from adaptool.errors import AdaptoolError, DiskError
 from adaptool.jobs import run
 from adaptool.tensors.compute import single_threaded_blas
 from adaptool.tensors.store import Store
@@ -46,6 +46,8 @@ class Output:
     store: Store
     plans: tuple[Plan, ...]
     piece_nbytes: int | None = None
+    mark: str = ""
+    """What decides the bytes besides the inputs and the headers."""
 
     @cached_property
     def pieces(self) -> Sequence[Piece]:
@@ -56,6 +58,11 @@ class Output:
     def nbytes(self) -> int:
         """Bytes of the files."""
         return sum(plan.size for plan in self.plans)
+
+    @property
+    def facts(self) -> Sequence[bytes]:
+        """What tells it from an output of the same inputs."""
+        return [self.mark.encode(), *(plan.header for plan in self.plans)]
 
 
 Task = tuple[Output, Piece]
@@ -156,9 +163,12 @@ class WriteJob(ABC):
         with locked(self.partial), single_threaded_blas():
             try:
                 yield from self._run(self.partial)
-            except ParityError as error:
-                hint = f"{error.hint}; nothing was published, and what was written is in {self.partial}"
-                raise ParityError(error.message, hint=hint) from error
+            except DiskError:
+                raise
+            except AdaptoolError as error:
+                left = f"nothing was published, and what was written is in {self.partial}"
+                hint = f"{error.hint}; {left}" if error.hint else left
+                raise type(error)(error.message, hint=hint) from error
             except OSError as error:
                 where = error.filename or self.partial
                 raise DiskError(f"{where}: {error.strerror}", hint="make room, then run again with --resume") from error
