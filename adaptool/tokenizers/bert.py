@@ -109,11 +109,13 @@ def _prefix(files: TokenizerFiles, fast: FastTokenizer) -> bool:
 
 
 def _whitespaces(files: TokenizerFiles, fast: FastTokenizer) -> bool:
-    """Whether runs of spaces become one."""
-    said = files.setting("clean_up_tokenization_spaces", bool)
-    if isinstance(said, bool):
-        return said
-    return any(part.get("type") == "WhitespaceSplit" for part in children(fast.pre_tokenizer, "pretokenizers"))
+    """Whether runs of spaces become one: the structure says so, or the setting that upstream goes by.
+
+    ``clean_up_tokenization_spaces`` is about decoding, and transformers 5 saves it as false.
+    """
+    splits = any(part.get("type") == "WhitespaceSplit" for part in children(fast.pre_tokenizer, "pretokenizers"))
+    patterns = [part.get("pattern") for part in children(fast.normalizer, "normalizers")]
+    return splits or {"Regex": " {2,}"} in patterns or files.setting("clean_up_tokenization_spaces", bool) is True
 
 
 def charsmap(fast: FastTokenizer) -> bytes:

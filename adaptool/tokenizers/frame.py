@@ -100,6 +100,13 @@ class Frame:
             self._name("sep", self.eos)
 
 
+def adds_nothing(post_processor: Node | None) -> bool:
+    """Whether there is a template, and it is the text alone."""
+    templates = [part for part in children(post_processor, "processors") if part.get("type") == "TemplateProcessing"]
+    singles = [_pieces(part.get("single")) for part in templates]
+    return bool(singles) and all(len(single) == 1 and _sequence(single[0]) for single in singles)
+
+
 def _pieces(value: Any) -> list[Node]:
     return [piece for piece in value if isinstance(piece, dict)] if isinstance(value, list) else []
 

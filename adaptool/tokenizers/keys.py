@@ -11,6 +11,7 @@ from adaptool.errors import NotFoundError, UnsupportedError, UsageError
 from adaptool.tensors.ggml.values import Value, ValueType, array, boolean, text, u32
 from adaptool.tokenizers import bert, bpe, spm
 from adaptool.tokenizers.files import TokenizerFiles
+from adaptool.tokenizers.frame import adds_nothing
 from adaptool.tokenizers.pretokenizer import check_name, recognise
 from adaptool.tokenizers.specials import ROLES, Specials, read_specials
 from adaptool.tokenizers.tokens import Vocabulary
@@ -150,7 +151,10 @@ class _Folder:
         return keys if spm.has_prefix(self.files.fast) else keys | {ADD_SPACE_PREFIX: boolean(False)}
 
     def pieces(self, vocabulary: Vocabulary) -> dict[str, Value]:
-        return _head("llama", "default") | vocabulary.keys() | self.specials(len(vocabulary.texts)).keys()
+        keys = _head("llama", "default") | vocabulary.keys() | self.specials(len(vocabulary.texts)).keys()
+        if ADD_BOS not in keys and self.files.fast and adds_nothing(self.files.fast.post_processor):
+            keys[ADD_BOS] = boolean(False)  # the runtime puts a BOS before SentencePiece's tokens unless told
+        return keys
 
     def wordpiece(self) -> dict[str, Value]:
         if self.files.fast is not None and self.files.fast.kind != "WordPiece":
