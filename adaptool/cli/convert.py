@@ -17,6 +17,7 @@ from adaptool.cli.options import (
     refuse_without_gguf,
     weighted,
 )
+from adaptool.cli.writing import carry_out
 from adaptool.errors import UsageError
 
 
@@ -41,25 +42,10 @@ def convert(console: Console, /, source: str, out: Path, dry_run: bool, as_json:
     byte.
     """
     from adaptool.reports import text_gguf
-    from adaptool.reports.json import to_json
 
     job = _job(source, out, **how)
-    for note in job.notes:
-        console.note(note)
-    if dry_run:
-        job.check(dry=True)
-        console.result_json(to_json("convert-plan", job.estimate)) if as_json else text_gguf.plan(console, job.estimate)
-        return 0
-    try:
-        console.progress(job, job.nbytes)
-    except KeyboardInterrupt:
-        console.say(f"{job.partial} holds what was done: run again with --resume to go on")
-        raise
-    for remark in job.remarks:
-        console.note(remark)
-    text_gguf.summary(console, job.report)
-    console.result_json(to_json("convert", job.report)) if as_json else console.result(str(job.report.out))
-    return 0
+    told = {"plan": text_gguf.plan, "summary": text_gguf.summary}
+    return carry_out(console, job, "convert", **told, dry_run=dry_run, as_json=as_json)
 
 
 def _job(source: str, out: Path, *, types: str | None, to_gguf_lora: bool, to_safetensors: bool, base: Path | None,

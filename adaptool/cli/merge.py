@@ -18,6 +18,7 @@ from adaptool.cli.options import (
     refuse_without_gguf,
     weighted,
 )
+from adaptool.cli.writing import carry_out
 from adaptool.errors import UsageError
 
 DEVICES = click.Choice(["cpu", "cuda", "torch-cpu"])
@@ -56,28 +57,13 @@ def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, 
     """
     from adaptool import api
     from adaptool.reports import text
-    from adaptool.reports.json import to_json
 
     store_options = {name: how.pop(name) for name in ("rounding", "device", "onto_nf4", "double_quant")}
     gguf = {name: how.pop(name) for name in ("types", "imatrix", "tensor_types", "pre", "split")}
     options = _options(gguf=gguf, **how)
     job = api.merge([weighted(item) for item in adapters], base, out, options=options, **store_options)
-    for note in job.notes:
-        console.note(note)
-    if dry_run:
-        job.check(dry=True)
-        console.result_json(to_json("merge-plan", job.estimate)) if as_json else text.merge_plan(console, job.estimate)
-        return 0
-    try:
-        console.progress(job, job.nbytes)
-    except KeyboardInterrupt:
-        console.say(f"{job.partial} holds what was done: run again with --resume to go on")
-        raise
-    for remark in job.remarks:
-        console.note(remark)
-    text.merge_summary(console, job.report)
-    console.result_json(to_json("merge", job.report)) if as_json else console.result(str(job.report.out))
-    return 0
+    told = {"plan": text.merge_plan, "summary": text.merge_summary}
+    return carry_out(console, job, "merge", **told, dry_run=dry_run, as_json=as_json)
 
 
 def _options(*, dtype: str | None, shard_size: str | None, workers: int | None, verify: bool, parity: str | None,
