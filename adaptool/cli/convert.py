@@ -44,8 +44,9 @@ def convert(console: Console, /, source: str, out: Path, dry_run: bool, as_json:
     from adaptool.reports import text_gguf
 
     job = _job(source, out, **how)
-    told = {"plan": text_gguf.plan, "summary": text_gguf.summary}
-    return carry_out(console, job, "convert", **told, dry_run=dry_run, as_json=as_json)
+    return carry_out(
+        console, job, "convert", plan=text_gguf.plan, summary=text_gguf.summary, dry_run=dry_run, as_json=as_json
+    )
 
 
 def _job(source: str, out: Path, *, types: str | None, to_gguf_lora: bool, to_safetensors: bool, base: Path | None,

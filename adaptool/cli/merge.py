@@ -62,8 +62,9 @@ def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, 
     gguf = {name: how.pop(name) for name in ("types", "imatrix", "tensor_types", "pre", "split")}
     options = _options(gguf=gguf, **how)
     job = api.merge([weighted(item) for item in adapters], base, out, options=options, **store_options)
-    told = {"plan": text.merge_plan, "summary": text.merge_summary}
-    return carry_out(console, job, "merge", **told, dry_run=dry_run, as_json=as_json)
+    return carry_out(
+        console, job, "merge", plan=text.merge_plan, summary=text.merge_summary, dry_run=dry_run, as_json=as_json
+    )
 
 
 def _options(*, dtype: str | None, shard_size: str | None, workers: int | None, verify: bool, parity: str | None,
