@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gguf
 from making import Tensors, lora_config, numbers, write_json, write_tensors
+
+from adaptool import api
+from adaptool.gguf.merged import gguf_export
+from adaptool.merging.options import MergeOptions
+from adaptool.tensors.dtypes import DType
 
 WIDTH, HEADS, KV_HEADS, LAYERS = 256, 4, 2, 2
 """Wide enough for the 256 columns of a K-quant's block."""
@@ -157,3 +163,41 @@ def adapter(
     write_tensors(folder / "adapter_model.safetensors", tensors | (extra or {}))
     write_json(folder / "adapter_config.json", lora_config(rank=rank, targets=targets) | fields)
     return folder
+
+
+def converted(source: Path, out: Path, types: str = "q4", *, dtype: DType | None = None, **options: Any) -> Path:
+    """Run a conversion to its end; ``options`` are those of ``gguf_options``, and how it is run."""
+    how = {name: options.pop(name) for name in ("workers", "resume", "overwrite") if name in options}
+    for _ in api.convert(source, out, api.gguf_options(types, **options), dtype=dtype, **how):
+        pass
+    return out
+
+
+def converted_lora(adapter: Path, base: Path, out: Path, weight: float = 1.0, **how: Any) -> Path:
+    """Run the conversion of an adapter to its end."""
+    for _ in api.convert_lora((adapter, weight), base, out, **how):
+        pass
+    return out
+
+
+def merged_gguf(adapter: Path, base: Path, out: Path, types: str = "q4", **options: Any) -> Path:
+    """Run a merge to GGUF to its end; ``options`` are those of MergeOptions, ``ollama`` and those of gguf_options."""
+    gguf = {name: options.pop(name) for name in ("pre", "imatrix", "split_nbytes", "tensor_types") if name in options}
+    exports = (gguf_export(api.gguf_options(types, **gguf), ollama=options.pop("ollama", False)),)
+    for _ in api.merge([(adapter, 1.0)], base, out, options=MergeOptions(exports=exports, **options)):
+        pass
+    return out
+
+
+def contents(*paths: Path) -> dict[str, tuple[int, tuple[int, ...], bytes]]:
+    """Every tensor of a GGUF, in one file or several: type, shape and bytes, as the gguf package reads them."""
+    return {
+        tensor.name: (int(tensor.tensor_type), tuple(map(int, tensor.shape)), tensor.data.tobytes())
+        for path in paths
+        for tensor in gguf.GGUFReader(path).tensors
+    }
+
+
+def metadata(path: Path) -> dict[str, Any]:
+    """A GGUF's keys and values, as the gguf package reads them."""
+    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()}

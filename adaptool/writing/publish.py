@@ -71,7 +71,7 @@ def check_target(out: Path, *, overwrite: bool, ours: Ours) -> None:
 def check_file_target(out: Path, *, overwrite: bool, ours: Ours) -> None:
     """The same for an OUT that is one file: ``ours`` says whether adaptool wrote the file that is there."""
     for prepared in (partial_path(out), _displaced_path(out)):
-        if os.path.lexists(prepared) and not (prepared / LOCK_NAME).is_file() and not _is_empty(prepared):
+        if os.path.lexists(prepared) and not _is_ours(prepared, lambda _: False):
             raise UsageError(
                 f"{prepared}: is in the way and was not made by adaptool", hint="move it away, or choose another --out"
             )
