@@ -569,14 +569,17 @@ def test_killed_at_any_system_call(types: str, base: Path, tmp_path: Path):
     def state(path: Path) -> object:
         return path.read_bytes() if path.is_file() else tree(path)
 
-    before, after = state(old), state(new)
-    assert in_child(killed_at_event, base, out, types, 0, count) == 0
-    events = int(count.read_text())
-    chosen = sorted({*random.Random(0).sample(range(1, events), CRASHES), *range(events - 8, events + 1)})
-    for number in chosen:
+    def lay_old() -> None:
         for path in (out, partial_path(out)):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         (shutil.copytree if old.is_dir() else shutil.copy)(old, out)
+
+    before, after = state(old), state(new)
+    lay_old()
+    assert in_child(killed_at_event, base, out, types, 0, count) == 0
+    events = int(count.read_text())
+    for number in sorted({*random.Random(0).sample(range(1, events), CRASHES), *range(events - 8, events)}):
+        lay_old()
         assert in_child(killed_at_event, base, out, types, number, None) == -signal.SIGKILL
         assert state(out) in (before, after), f"event {number} of {events}"
         converted(base, out, types, resume=True, overwrite=True)
