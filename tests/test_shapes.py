@@ -184,6 +184,8 @@ MOE = {
 }
 DECODER = SMALL | MLP | GROUPED | TIE
 ENCODER = SMALL | MLP | {"max_position_embeddings": [40], "type_vocab_size": [1, 2], "num_labels": [2, 5]}
+DISTILBERT = {"dim": [32, 48], "n_heads": [4], "n_layers": [2], "hidden_dim": [24], "vocab_size": [40],
+              "max_position_embeddings": [40]}  # fmt: skip
 SIZES = {
     "LlamaForCausalLM": DECODER | HEAD | BIAS | {"mlp_bias": [False, True]},
     "LlamaForSequenceClassification": DECODER | {"num_labels": [1, 3]},
@@ -228,6 +230,32 @@ SIZES = {
     "GraniteForCausalLM": DECODER | BIAS | {"mlp_bias": [False, True]},
     "Olmo2ForCausalLM": DECODER | BIAS,
     "CohereForCausalLM": DECODER | BIAS | {"use_qk_norm": [False, True]},
+    "Cohere2ForCausalLM": DECODER | BIAS,
+    "OlmoForCausalLM": DECODER | BIAS,
+    "Olmo3ForCausalLM": DECODER | BIAS,
+    "OlmoeForCausalLM": DECODER | BIAS | {"num_experts": [2, 3]},
+    "Exaone4ForCausalLM": DECODER,
+    "ArceeForCausalLM": DECODER | HEAD | BIAS | {"mlp_bias": [False, True]},
+    "Ministral3ForCausalLM": DECODER | HEAD,
+    "SeedOssForCausalLM": DECODER | HEAD | BIAS | {"attention_out_bias": [False, True], "mlp_bias": [False, True]},
+    "StableLmForCausalLM": DECODER | {"use_qkv_bias": [False, True], "qk_layernorm": [False, True],
+                                      "use_parallel_residual": [False, True]},
+    "GraniteMoeForCausalLM": DECODER | BIAS | {"num_local_experts": [2, 3]},
+    "GraniteMoeSharedForCausalLM": DECODER | BIAS | {"num_local_experts": [2], "shared_intermediate_size": [0, 20]},
+    "BloomForCausalLM": {"hidden_size": [32], "n_layer": [2], "n_head": [4], "vocab_size": [40]} | TIE,
+    "BloomForTokenClassification": {"hidden_size": [32], "n_layer": [2], "n_head": [4], "num_labels": [3]},
+    "MptForCausalLM": {"d_model": [32, 64], "n_layers": [2], "n_heads": [4], "expansion_ratio": [2, 4]} | TIE,
+    "XLMRobertaForMaskedLM": ENCODER | {"tie_word_embeddings": [False]},
+    "XLMRobertaForSequenceClassification": ENCODER,
+    "DistilBertForMaskedLM": DISTILBERT | TIE,
+    "DistilBertForSequenceClassification": DISTILBERT | {"num_labels": [3]},
+    "DistilBertForTokenClassification": DISTILBERT | {"num_labels": [3]},
+    "DistilBertForQuestionAnswering": DISTILBERT,
+    "DistilBertModel": DISTILBERT,
+    "NomicBertForMaskedLM": ENCODER | TIE,
+    "NomicBertForSequenceClassification": ENCODER,
+    "NomicBertForTokenClassification": ENCODER,
+    "NomicBertModel": ENCODER | HEAD,
 }  # fmt: skip
 
 

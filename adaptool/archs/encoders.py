@@ -15,6 +15,35 @@ linear  encoder.layer.{L}.output.dense               H I    bias
 norm    encoder.layer.{L}.output.LayerNorm           H      bias
 """
 
+DISTILBERT = """
+embed   embeddings.word_embeddings                   V H
+embed   embeddings.position_embeddings               P H
+norm    embeddings.LayerNorm                         H      bias
+linear  transformer.layer.{L}.attention.q_lin        H H    bias
+linear  transformer.layer.{L}.attention.k_lin        H H    bias
+linear  transformer.layer.{L}.attention.v_lin        H H    bias
+linear  transformer.layer.{L}.attention.out_lin      H H    bias
+norm    transformer.layer.{L}.sa_layer_norm          H      bias
+linear  transformer.layer.{L}.ffn.lin1               I H    bias
+linear  transformer.layer.{L}.ffn.lin2               H I    bias
+norm    transformer.layer.{L}.output_layer_norm      H      bias
+"""
+
+NOMIC_BERT = """
+embed   embeddings.word_embeddings                   V H
+embed   embeddings.token_type_embeddings             T H
+norm    embeddings.LayerNorm                         H      bias
+linear  layers.{L}.self_attn.q_proj                  Q H
+linear  layers.{L}.self_attn.k_proj                  Q H
+linear  layers.{L}.self_attn.v_proj                  Q H
+linear  layers.{L}.self_attn.o_proj                  H Q
+norm    layers.{L}.post_attention_layernorm          H      bias
+linear  layers.{L}.mlp.gate_proj                     I H
+linear  layers.{L}.mlp.up_proj                       I H
+linear  layers.{L}.mlp.down_proj                     H I
+norm    layers.{L}.post_mlp_layernorm                H      bias
+"""
+
 T5 = """
 embed   shared                                                    V H
 linear  encoder.block.{L}.layer.0.SelfAttention.q                 Q H
@@ -89,4 +118,20 @@ linear  lm_head.decoder                              V H    bias unless:tie_word
 ROBERTA_CLASSIFIER = """
 linear  classifier.dense                             H H    bias
 linear  classifier.out_proj                          Y H    bias
+"""
+DISTILBERT_LM_HEAD = """
+linear  vocab_transform                              H H    bias
+norm    vocab_layer_norm                             H      bias
+linear  vocab_projector                              V H    bias unless:tie_word_embeddings
+raw     vocab_projector.bias                         V      if:tie_word_embeddings
+"""
+DISTILBERT_CLASSIFIER = """
+linear  pre_classifier                               H H    bias
+linear  classifier                                   Y H    bias
+"""
+NOMIC_LM_HEAD = """
+raw     cls.predictions.bias                         V
+linear  cls.predictions.transform.dense              H H    bias
+norm    cls.predictions.transform.layer_norm         H      bias
+linear  cls.predictions.decoder                      V H    bias unless:tie_word_embeddings
 """

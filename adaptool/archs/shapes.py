@@ -125,8 +125,9 @@ def _places(name: str, size: Sizes) -> Iterator[tuple[int, str]]:
         yield 0, name
         return
     symbol, _, after = after.partition("}")
+    rest = [place for _, place in _places(after, size)]
     for layer in range(whole(size, symbol)):
-        yield layer, f"{before}{layer}{after}"
+        yield from ((layer, f"{before}{layer}{place}") for place in rest)
 
 
 def _dimension(word: str, size: Sizes) -> int:

@@ -17,16 +17,17 @@ Sizes = Mapping[str, Any]
 
 # The families' own names for what most call otherwise.
 ALIASES = {
-    **dict.fromkeys(("n_embd", "n_embed", "d_model"), "hidden_size"),
-    **dict.fromkeys(("n_layer", "num_layers"), "num_hidden_layers"),
-    **dict.fromkeys(("n_head", "num_heads"), "num_attention_heads"),
-    **dict.fromkeys(("n_inner", "d_ff", "ffn_dim", "ffn_hidden_size"), "intermediate_size"),
+    **dict.fromkeys(("n_embd", "n_embed", "d_model", "dim"), "hidden_size"),
+    **dict.fromkeys(("n_layer", "n_layers", "num_layers"), "num_hidden_layers"),
+    **dict.fromkeys(("n_head", "n_heads", "num_heads"), "num_attention_heads"),
+    **dict.fromkeys(("n_inner", "d_ff", "ffn_dim", "ffn_hidden_size", "hidden_dim"), "intermediate_size"),
     **dict.fromkeys(("num_kv_heads", "n_head_kv"), "num_key_value_heads"),
     "n_positions": "max_position_embeddings",
     "d_kv": "head_dim",
     "num_experts": "num_local_experts",
     "bias": "use_bias",
-    "qkv_bias": "attention_bias",
+    **dict.fromkeys(("qkv_bias", "use_qkv_bias"), "attention_bias"),
+    "shared_intermediate_size": "shared_expert_intermediate_size",
 }
 
 
@@ -64,8 +65,17 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "starcoder2": _sizes(49152, 3072, 12288, 30, 24, num_key_value_heads=2, use_bias=True, **TIED),
     "smollm3": _sizes(128256, 2048, 11008, 36, 16, num_key_value_heads=4, **TIED),
     "granite": _sizes(32000, 4096, 11008, 32, 32),
-    "olmo2": _sizes(50304, 4096, 11008, 32, 32),
-    "cohere": _sizes(256000, 8192, 22528, 40, 64, **TIED),
+    **dict.fromkeys(("granitemoe", "granitemoeshared"), _sizes(32000, 4096, 11008, 32, 32, num_local_experts=8)),
+    "arcee": _sizes(32000, 2560, 18432, 32, 32),
+    "ministral3": _sizes(131072, 4096, 14336, 34, 32, num_key_value_heads=8, head_dim=128),
+    "seed_oss": _sizes(155136, 4096, 27648, 64, 80, num_key_value_heads=8, head_dim=128, attention_bias=True),
+    **dict.fromkeys(("olmo", "olmo2", "olmo3"), _sizes(50304, 4096, 11008, 32, 32)),
+    "olmoe": _sizes(50304, 2048, 2048, 16, 16, num_local_experts=64),
+    "exaone4": _sizes(102400, 4096, 16384, 32, 32, num_key_value_heads=32),
+    **dict.fromkeys(("cohere", "cohere2"), _sizes(256000, 8192, 22528, 40, 64, **TIED)),
+    "stablelm": _sizes(50304, 2560, 6912, 32, 32, num_key_value_heads=32),
+    "bloom": _sizes(250880, 64, None, 2, 8, **TIED),
+    "mpt": _sizes(50368, 2048, None, 24, 16, **TIED),
     "gpt2": _sizes(50257, 768, None, 12, 12, max_position_embeddings=1024, **TIED),
     "gpt_neox": _sizes(50432, 6144, 24576, 44, 64, attention_bias=True),
     "falcon": _sizes(65024, 4544, None, 32, 71, multi_query=True, parallel_attn=True, **TIED),
@@ -75,6 +85,9 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     ),
     "bert": _sizes(30522, 768, 3072, 12, 12, **BERT),
     "roberta": _sizes(50265, 768, 3072, 12, 12, **BERT),
+    "xlm-roberta": _sizes(30522, 768, 3072, 12, 12, **BERT),
+    "distilbert": _sizes(30522, 768, 3072, 6, 12, **BERT),
+    "nomic_bert": _sizes(30528, 768, 3072, 12, 12, **BERT),
     "t5": _sizes(
         32128, 512, 2048, 6, 8, head_dim=64, relative_attention_num_buckets=32, feed_forward_proj="relu", **TIED
     ),
@@ -154,6 +167,22 @@ def _qwen2(size: dict[str, Any]) -> dict[str, Any]:
     return {"attention_bias": True, "output_bias": False}
 
 
+def _seed_oss(size: dict[str, Any]) -> dict[str, Any]:
+    return {"output_bias": size.get("attention_out_bias", False)}
+
+
+def _stablelm(size: dict[str, Any]) -> dict[str, Any]:
+    return {"output_bias": False}
+
+
+def _granitemoe(size: dict[str, Any]) -> dict[str, Any]:
+    return {"shared_expert": bool(size["S"])}
+
+
+def _fourfold(size: dict[str, Any]) -> dict[str, Any]:
+    return {"I": 4 * size["H"]}  # whatever n_inner and expansion_ratio say
+
+
 def _qwen2_moe(size: dict[str, Any]) -> dict[str, Any]:
     return _sparse(size) | {"shared_expert": True, "output_bias": False}
 
@@ -199,6 +228,11 @@ _SPECIAL: Mapping[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "qwen2_moe": _qwen2_moe,
     "qwen3_moe": _qwen3_moe,
     "starcoder2": _starcoder2,
+    "seed_oss": _seed_oss,
+    "stablelm": _stablelm,
+    "granitemoeshared": _granitemoe,
+    "bloom": _fourfold,
+    "mpt": _fourfold,
     "falcon": _falcon,
     "opt": _opt,
     "t5": _t5,

@@ -40,10 +40,11 @@ EXPERT_MATRICES = {"gate_up_proj": ("w1", "w3", "gate_proj", "up_proj"), "down_p
 
 DEFAULT_TARGETS = {
     **dict.fromkeys(("t5", "mt5"), ("q", "v")),
-    **dict.fromkeys(("opt", "llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3"),
-                    ("q_proj", "v_proj")),
-    **dict.fromkeys(("gpt_neox", "falcon"), ("query_key_value",)),
-    **dict.fromkeys(("bert", "roberta"), ("query", "value")),
+    **dict.fromkeys(("opt", "llama", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3",
+                     "stablelm"), ("q_proj", "v_proj")),
+    **dict.fromkeys(("gpt_neox", "falcon", "bloom"), ("query_key_value",)),
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta"), ("query", "value")),
+    "mpt": ("Wqkv",),
     "gpt2": ("c_attn",),
     "phi": ("q_proj", "v_proj", "fc1", "fc2"),
 }  # fmt: skip
