@@ -13,15 +13,17 @@ enum { SIZE = 32, LEVELS = 16, SUB_BLOCKS = SUPER_BLOCK / SIZE };
 static const int8_t VALUES[LEVELS] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 #define MIDWAY(k) (0.5f * (float)(VALUES[k] + VALUES[(k) + 1]))
 
-/* The value nearest to x, which is not NaN. */
+/* The value nearest to x, which is not NaN. Written out, as only a loop without a loop in it is vectorised everywhere. */
 INLINE float nearest_value(float x) {
-    float found = VALUES[0];
-    for (int k = 0; k < LEVELS - 1; k++)
-        found = x >= MIDWAY(k) ? (float)VALUES[k + 1] : found;
-    return found;
+    float q = VALUES[0];
+#define FROM(level) q = x >= MIDWAY(level - 1) ? (float)VALUES[level] : q
+    FROM(1), FROM(2), FROM(3), FROM(4), FROM(5), FROM(6), FROM(7), FROM(8);
+    FROM(9), FROM(10), FROM(11), FROM(12), FROM(13), FROM(14), FROM(15);
+#undef FROM
+    return q;
 }
 
-/* Its number; the last for NaN. */
+/* The number of the value nearest to x; the last for NaN. */
 INLINE uint8_t nearest_index(float x) {
     int32_t found = LEVELS - 1;
     for (int k = 0; k < LEVELS - 1; k++)
@@ -39,15 +41,16 @@ INLINE void search_values(const lanes_t *restrict x, const lanes_t *restrict w, 
             float first = 1.0f / (-peak[lane] / (float)VALUES[0]);
             times[lane] = candidate == -8 ? first : (float)(candidate + VALUES[0]) / peak[lane];
         }
-        for (int lane = 0; lane < KERNEL_LANES; lane++) {
-            float qx = 0.0f, q2 = 0.0f;
-            for (int i = 0; i < SIZE; i++) {
-                float q = nearest_value(times[lane] * x[i][lane]), wq = w[i][lane] * q;
-                qx += wq * x[i][lane];
-                q2 += wq * q;
-            }
-            sum_qx[lane] = qx;
-            sum_q2[lane] = q2;
+        for (int from = 0; from < KERNEL_LANES; from += STEP) {
+            float qx[STEP] = {0}, q2[STEP] = {0};
+            for (int i = 0; i < SIZE; i++)
+                for (int k = 0; k < STEP; k++) {
+                    float v = x[i][from + k], q = nearest_value(times[from + k] * v), wq = w[i][from + k] * q;
+                    qx[k] += wq * v;
+                    q2[k] += wq * q;
+                }
+            for (int k = 0; k < STEP; k++)
+                sum_qx[from + k] = qx[k], sum_q2[from + k] = q2[k];
         }
         for (int lane = 0; lane < KERNEL_LANES; lane++) {
             float qx = sum_qx[lane], q2 = sum_q2[lane], fit = qx / q2;

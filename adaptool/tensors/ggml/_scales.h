@@ -9,6 +9,10 @@
 /* A sub-block with nothing larger counts as zeros. */
 #define NOTHING 1e-15f
 
+/* Lanes whose sums are carried from element to element: as many as registers hold. The loop over them is innermost and of
+ * constant length, which every compiler vectorises. */
+enum { STEP = 32 };
+
 /* The `columns` weights of a row for `count` sub-blocks of `size`, the first of them the row's (first % columns)-th
  * element: rows follow each other without a gap, and each begins the weights anew. */
 INLINE void load_weights(const float *restrict importance, ptrdiff_t columns, ptrdiff_t first, int count, int size,
@@ -43,16 +47,17 @@ INLINE float near_integer(float x, int most) {
 /* What l = round(times * x), within [-most, most), says of x: the sums of w * x * l and of w * l * l. */
 INLINE void explain(const lanes_t *restrict x, const lanes_t *restrict w, const lanes_t *restrict wx, int size, int most,
                     int finite, const float *restrict times, float *restrict sum_lx, float *restrict sum_l2) {
-    for (int lane = 0; lane < KERNEL_LANES; lane++) {
-        float lx = 0.0f, l2 = 0.0f;
-        for (int i = 0; i < size; i++) {
-            float v = times[lane] * x[i][lane];
-            float l = finite ? near_integer(v, most) : (float)clamp_int(nearest_int(v), -most, most - 1);
-            lx += wx[i][lane] * l;
-            l2 += w[i][lane] * l * l;
-        }
-        sum_lx[lane] = lx;
-        sum_l2[lane] = l2;
+    for (int from = 0; from < KERNEL_LANES; from += STEP) {
+        float lx[STEP] = {0}, l2[STEP] = {0};
+        for (int i = 0; i < size; i++)
+            for (int k = 0; k < STEP; k++) {
+                float v = times[from + k] * x[i][from + k];
+                float l = finite ? near_integer(v, most) : (float)clamp_int(nearest_int(v), -most, most - 1);
+                lx[k] += wx[i][from + k] * l;
+                l2[k] += w[i][from + k] * l * l;
+            }
+        for (int k = 0; k < STEP; k++)
+            sum_lx[from + k] = lx[k], sum_l2[from + k] = l2[k];
     }
 }
 

@@ -112,7 +112,7 @@ INLINE void descend(const lanes_t *restrict x, lanes_t *restrict l, float *restr
     }
     for (int lane = 0; lane < KERNEL_LANES; lane++) {
         float fit = lx[lane] / l2[lane];
-        scale[lane] = (fabsf(peak[lane]) >= NOTHING) & (l2[lane] > 0.0f) ? fit : 0.0f;
+        scale[lane] = ((fabsf(peak[lane]) >= NOTHING) & (l2[lane] > 0.0f)) ? fit : 0.0f;
         for (int i = 0; i < SIZE; i++)
             l[i][lane] = fabsf(peak[lane]) < NOTHING ? -4.0f : l[i][lane];
     }
