@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from adaptool.gguf.job import GgufJob
     from adaptool.parity.gguf_verify import GgufVerifyJob
     from adaptool.parity.verify import VerifyJob
-    from adaptool.summary.summary import AdapterSummary, ModelSummary
+    from adaptool.summary.summary import Summary
 
 Weighted = tuple[Path | str, float]
 
@@ -226,9 +226,7 @@ def verify_gguf(
     return open_gguf_job(model, path, imatrix=measured, workers=workers, notes=notes)
 
 
-def inspect(
-    path: Path | str, base: Path | str | None = None, *, weights: bool = False
-) -> AdapterSummary | ModelSummary:
+def inspect(path: Path | str, base: Path | str | None = None, *, weights: bool = False) -> Summary:
     """What an adapter (or a model) is, from headers; with ``weights`` every update's spectrum, exactly.
 
     ``base`` (a model, or its config.json) adds coverage and parameter figures.

@@ -13,7 +13,7 @@ import pytest
 from making import lora, numbers
 
 from adaptool.cli.main import main
-from adaptool.reports import text
+from adaptool.reports import text_merge
 from adaptool.reports.figures import layers, listed, number, size
 from adaptool.reports.layout import Column, cells, coloured, elided, plain, table, visible
 from adaptool.reports.sparkline import sparkline
@@ -143,7 +143,9 @@ def test_what_a_merge_says(tmp_path):
 
     changes = (("a", "update"), ("b", "update"), ("c", "new"))
     plan, done = Heard(), Heard()
-    text.merge_plan(plan, MergeEstimate(Path("out"), 10, 3, 5_000_000, 4_000_000, 8_000_000, 2, ("x", "y"), changes))
+    text_merge.merge_plan(
+        plan, MergeEstimate(Path("out"), 10, 3, 5_000_000, 4_000_000, 8_000_000, 2, ("x", "y"), changes)
+    )
     assert plan.lines == [
         "would write out: 5.0 MB of weights, 2 files",
         "  3 tensors changed, 7 copied as they are (4.0 MB)",
@@ -151,7 +153,7 @@ def test_what_a_merge_says(tmp_path):
         "  update: 2 tensors, such as a",
         "  new: 1 tensor, such as c",
     ]
-    text.merge_summary(done, MergeReport(Path("out"), 10, 3, 5_000_000, 4_000_000, 12, 1, ("x",), (), {}))
+    text_merge.merge_summary(done, MergeReport(Path("out"), 10, 3, 5_000_000, 4_000_000, 12, 1, ("x",), (), {}))
     assert done.lines == [
         "merged 3 of 10 tensors into 5.0 MB (4.0 MB copied as it was)",
         "checked 12 rows against float64: all as they must be",

@@ -11,7 +11,7 @@ from adaptool.cli.options import base_option, json_option
 from adaptool.errors import AdaptoolError
 
 if TYPE_CHECKING:
-    from adaptool.summary.summary import AdapterSummary, Inspection, ModelSummary
+    from adaptool.summary.summary import Inspection, Summary
 
 
 @click.command(epilog="Example:  adaptool inspect ./adapter --base ./model --weights")
@@ -29,7 +29,7 @@ def inspect(console: Console, paths: tuple[str, ...], weights: bool, base: str |
     from adaptool.tensors.locate import locate
 
     model = None if base is None else open_model(locate(str(base)))
-    results: list[AdapterSummary | ModelSummary] = []
+    results: list[Summary] = []
     failures: list[Failure] = []
     for path in paths:
         try:

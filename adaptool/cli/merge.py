@@ -56,14 +56,20 @@ def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, 
     OUT is a complete model folder. Every merge checks a sample of its rows against float64; --verify checks all.
     """
     from adaptool import api
-    from adaptool.reports import text
+    from adaptool.reports import text_merge
 
     store_options = {name: how.pop(name) for name in ("rounding", "device", "onto_nf4", "double_quant")}
     gguf = {name: how.pop(name) for name in ("types", "imatrix", "tensor_types", "pre", "split")}
     options = _options(gguf=gguf, **how)
     job = api.merge([weighted(item) for item in adapters], base, out, options=options, **store_options)
     return carry_out(
-        console, job, "merge", plan=text.merge_plan, summary=text.merge_summary, dry_run=dry_run, as_json=as_json
+        console,
+        job,
+        "merge",
+        plan=text_merge.merge_plan,
+        summary=text_merge.merge_summary,
+        dry_run=dry_run,
+        as_json=as_json,
     )
 
 

@@ -35,6 +35,8 @@ class Span:
 Line = tuple[Span, ...]
 Row = list[str] | Line
 
+BLANK: Line = ()
+
 
 @dataclass(frozen=True, slots=True)
 class Column:

@@ -1,13 +1,13 @@
-"""Results for people: the text of ``inspect``, and what ``merge`` says before and after."""
+"""Results for people: the text of ``inspect``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from adaptool.reports.figures import count, layers, listed, number, numbers, plural, size
 from adaptool.reports.layout import (
+    BLANK,
     INDENT,
     Column,
     Line,
@@ -21,16 +21,12 @@ from adaptool.reports.layout import (
     visible,
     wrap,
 )
-from adaptool.reports.speaker import Speaker
-from adaptool.reports.text_gguf import lines as gguf_lines
 from adaptool.summary.settings import title
 
 if TYPE_CHECKING:
-    from adaptool.merging.options import MergeEstimate, MergeReport
-    from adaptool.summary.summary import AdapterSummary, ModelSummary
+    from adaptool.summary.summary import AdapterSummary, ModelSummary, Summary
     from adaptool.summary.targets import FullTensors, Target
 
-BLANK: Line = ()
 
 ROLES = {
     "trained": "shared by all modules",
@@ -49,15 +45,17 @@ LONG_VALUE = 48
 UNREMARKABLE = {"weights", "adapter config", "model config", ""}
 
 
-def inspection_report(
-    summaries: Iterable[AdapterSummary | ModelSummary], width: int, *, verbose: bool = False
-) -> list[Line]:
+def inspection_report(summaries: Iterable[Summary], width: int, *, verbose: bool = False) -> list[Line]:
     """What ``inspect`` found, one after another."""
     lines: list[Line] = []
     for summary in summaries:
         lines += [BLANK] if lines else []
         if summary.kind == "adapter":
             lines += adapter_report(summary, width, verbose=verbose)
+        elif summary.kind == "gguf":
+            from adaptool.reports.text_gguf_file import gguf_report
+
+            lines += gguf_report(summary, width, verbose=verbose)
         else:
             lines += model_report(summary, width)
     return lines
@@ -249,52 +247,3 @@ def model_report(summary: ModelSummary, width: int) -> list[Line]:
         BLANK,
         *(line for one in facts for line in fact(one[0], one[1], width, one[2])),
     ]
-
-
-def merge_plan(console: Speaker, estimate: MergeEstimate) -> None:
-    """What a merge would do: ``--dry-run``."""
-    console.result(
-        f"would write {estimate.out}: {size(estimate.nbytes)} of weights, {plural(len(estimate.files), 'file')}"
-    )
-    console.result(
-        f"  {plural(estimate.changed, 'tensor')} changed, "
-        f"{count(estimate.tensors - estimate.changed)} copied as they are ({size(estimate.copied_nbytes)})"
-    )
-    console.result(f"  about {size(estimate.memory_nbytes)} of buffers for {plural(estimate.workers, 'worker')}")
-    kinds: dict[str, list[str]] = {}
-    for tensor, what in estimate.changes:
-        kinds.setdefault(what, []).append(tensor)
-    for what, tensors in kinds.items():
-        console.result(f"  {what}: {plural(len(tensors), 'tensor')}, such as {tensors[0]}")
-    for gguf in estimate.exports:
-        for line in gguf_lines(gguf):
-            console.result(f"  {line}")
-
-
-def merge_summary(console: Speaker, report: MergeReport) -> None:
-    """What a merge did, in a few lines."""
-    console.say(
-        f"merged {count(report.changed)} of {plural(report.tensors, 'tensor')} into {size(report.nbytes)}"
-        + (f" ({size(report.copied_nbytes)} copied as it was)" if report.copied_nbytes else "")
-    )
-    for gguf in report.exports:
-        for line in gguf_lines(gguf):
-            console.say(line)
-    if report.sampled_rows:
-        console.say(f"checked {plural(report.sampled_rows, 'row')} against float64: all as they must be")
-    for name, found in report.checks.items():
-        console.say(f"{name}: {_finding(found)}")
-    if report.resumed_pieces:
-        console.say(f"went on from {plural(report.resumed_pieces, 'piece')} of an earlier run")
-
-
-def _finding(found: Any) -> str:
-    """A passed check's sentence, or its numbers where it has none."""
-    if hasattr(found, "sentence"):
-        return str(found.sentence)
-    return ", ".join(
-        f"{field.name.replace('_', ' ')} {number(value) if isinstance(value, float) else value}"
-        for field in fields(found)
-        for value in (getattr(found, field.name),)
-        if isinstance(value, str | int | float) and not isinstance(value, bool)
-    )

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adaptool.reports.figures import count, listed, percent, plural, size
-from adaptool.reports.layout import Column, Line, Span, Style, fact, heading, table, visible, wrap
+from adaptool.reports.layout import BLANK, Column, Line, Span, Style, fact, heading, table, visible, wrap
 
 if TYPE_CHECKING:
     from adaptool.parity.gguf_report import GgufTensorVerdict, GgufVerification, TypeLoss
 
-BLANK: Line = ()
 WORST = 10
 """Rows of the table; -v shows every tensor that is not bit-equal."""
 

@@ -7,12 +7,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from adaptool.reports.figures import count, listed, percent, plural
-from adaptool.reports.layout import Column, Line, Span, Style, fact, heading, table, visible, wrap
+from adaptool.reports.layout import BLANK, Column, Line, Span, Style, fact, heading, table, visible, wrap
 
 if TYPE_CHECKING:
     from adaptool.parity.verify import TensorVerdict, Verification
 
-BLANK: Line = ()
 WORST = 10
 """Rows of the table."""
 

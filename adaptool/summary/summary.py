@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME, Adapter, open_adapter
 from adaptool.adapters.base import BaseModel, open_base, read_base_config
@@ -27,6 +27,7 @@ from adaptool.versions import adapter_digest, canonical_config, content_digest, 
 
 if TYPE_CHECKING:
     from adaptool.summary.coverage import Coverage
+    from adaptool.summary.gguf import GgufFileSummary
     from adaptool.summary.strength import Strength
 
 Weights = Literal["read", "expected", "absent"]
@@ -100,6 +101,9 @@ class ModelSummary:
     kind: Literal["model"] = "model"
 
 
+Summary: TypeAlias = "AdapterSummary | ModelSummary | GgufFileSummary"
+
+
 @dataclass(frozen=True)
 class Failure:
     """A path that could not be inspected."""
@@ -113,19 +117,21 @@ class Failure:
 class Inspection:
     """What ``adaptool inspect`` found, path by path."""
 
-    results: tuple[AdapterSummary | ModelSummary, ...]
+    results: tuple[Summary, ...]
     failures: tuple[Failure, ...]
 
 
-def inspect_path(path: Path, base: BaseModel | None = None, *, weights: bool = False) -> AdapterSummary | ModelSummary:
+def inspect_path(path: Path, base: BaseModel | None = None, *, weights: bool = False) -> Summary:
     """Open what lies at ``path`` and summarise it. Raises AdaptoolError where it cannot be read."""
+    if path.is_file() and sniff(path) == "gguf":
+        from adaptool.summary.gguf import inspect_gguf
+
+        return inspect_gguf(path)
     return summarise(open_subject(path), base, weights=weights)
 
 
 def open_subject(path: Path) -> Adapter | BaseModel:
     """An adapter where there is an adapter_config.json, with weights or without; else a model, or only its config."""
-    if path.is_file() and sniff(path) == "gguf":
-        raise UnsupportedError(f"{path}: GGUF files are not read by this version", hint="inspect what it was made from")
     folder = path if path.is_dir() else path.parent
     if path.name != "config.json" and (folder / CONFIG_NAME).exists():
         if path.name == CONFIG_NAME:
