@@ -143,9 +143,7 @@ def test_what_a_merge_says(tmp_path):
 
     changes = (("a", "update"), ("b", "update"), ("c", "new"))
     plan, done = Heard(), Heard()
-    text_merge.merge_plan(
-        plan, MergeEstimate(Path("out"), 10, 3, 5_000_000, 4_000_000, 8_000_000, 2, ("x", "y"), changes)
-    )
+    text_merge.plan(plan, MergeEstimate(Path("out"), 10, 3, 5_000_000, 4_000_000, 8_000_000, 2, ("x", "y"), changes))
     assert plan.lines == [
         "would write out: 5.0 MB of weights, 2 files",
         "  3 tensors changed, 7 copied as they are (4.0 MB)",
@@ -153,7 +151,7 @@ def test_what_a_merge_says(tmp_path):
         "  update: 2 tensors, such as a",
         "  new: 1 tensor, such as c",
     ]
-    text_merge.merge_summary(done, MergeReport(Path("out"), 10, 3, 5_000_000, 4_000_000, 12, 1, ("x",), (), {}))
+    text_merge.summary(done, MergeReport(Path("out"), 10, 3, 5_000_000, 4_000_000, 12, 1, ("x",), (), {}))
     assert done.lines == [
         "merged 3 of 10 tensors into 5.0 MB (4.0 MB copied as it was)",
         "checked 12 rows against float64: all as they must be",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from adaptool.merging.options import MergeEstimate, MergeReport
 
 
-def merge_plan(console: Speaker, estimate: MergeEstimate) -> None:
+def plan(console: Speaker, estimate: MergeEstimate) -> None:
     """What a merge would do: ``--dry-run``."""
     console.result(
         f"would write {estimate.out}: {size(estimate.nbytes)} of weights, {plural(len(estimate.files), 'file')}"
@@ -33,7 +33,7 @@ def merge_plan(console: Speaker, estimate: MergeEstimate) -> None:
             console.result(f"  {line}")
 
 
-def merge_summary(console: Speaker, report: MergeReport) -> None:
+def summary(console: Speaker, report: MergeReport) -> None:
     """What a merge did, in a few lines."""
     console.say(
         f"merged {count(report.changed)} of {plural(report.tensors, 'tensor')} into {size(report.nbytes)}"
