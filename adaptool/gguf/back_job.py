@@ -13,12 +13,12 @@ from adaptool.errors import UsageError
 from adaptool.gguf.back import model_folder
 from adaptool.gguf.job import ConvertReport, WriteOptions
 from adaptool.merging.folder import DEFAULT_SHARD
-from adaptool.merging.provenance import conversion_identity
+from adaptool.merging.provenance import conversion_identity, source_record
 from adaptool.tensors.dtypes import DType
 from adaptool.tensors.safetensors import INDEX_NAME
 from adaptool.tensors.sniff import sniff
 from adaptool.tensors.writer import index_json, plan_files, shard_groups
-from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, header_digest, manifest_text
+from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, manifest_text
 from adaptool.writing.job import SCRATCH, Output, WriteJob
 from adaptool.writing.publish import publish
 
@@ -102,6 +102,6 @@ class BackJob(WriteJob):
             "schema": MANIFEST_SCHEMA,
             "kind": "converted",
             "adaptool": __version__,
-            "base": {"name": self.path.name, "header_digest": header_digest(self.folder.source)},
+            "base": source_record(self.path.name, self.folder.source),
             "files": [{"name": name, "size": (folder / name).stat().st_size} for name in files],
         }

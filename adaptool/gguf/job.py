@@ -12,7 +12,7 @@ from adaptool import __version__
 from adaptool.errors import AdaptoolError, UsageError
 from adaptool.gguf.general import VERSION_KEY
 from adaptool.gguf.output import GgufOutput, GgufSummary
-from adaptool.merging.provenance import conversion_identity
+from adaptool.merging.provenance import conversion_identity, source_record
 from adaptool.tensors.gguf import open_single
 from adaptool.tensors.store import Store
 from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, listed_only, manifest_text
@@ -98,10 +98,12 @@ class GgufJob(WriteJob):
 
     def _manifest(self) -> Mapping[str, Any]:
         plans = [plan for planned in self.planned for plan in planned.plans]
+        path, store = list(self._sources.items())[-1]
         return {
             "schema": MANIFEST_SCHEMA,
             "kind": "converted",
             "adaptool": __version__,
+            "base": source_record(path.resolve().name, store),
             "gguf": [planned.record for planned in self.planned],
             "files": [{"name": plan.name, "size": plan.size} for plan in plans],
         }

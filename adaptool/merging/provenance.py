@@ -112,11 +112,7 @@ def merge_manifest(
 ) -> Mapping[str, Any]:
     """What was made of what: canonical, without paths or times, so that equal merges have equal manifests."""
     base = merged.plan.base
-    described: dict[str, Any] = {
-        "name": base_name(base),
-        "header_digest": header_digest(base.store),
-        "files": [file_record(path, hashed=False).to_dict() for path in _weight_files(base.store)],
-    }
+    described = source_record(base_name(base), base.store)
     revision = next((a.config.revision for a, _ in adapters if a.config.revision), None) or _snapshot_commit(base.path)
     if revision:
         described["revision"] = revision
@@ -140,6 +136,12 @@ def merge_manifest(
         **({"gguf": list(gguf)} if gguf else {}),
         "notes": list(notes),
     }
+
+
+def source_record(name: str, store: Store) -> dict[str, Any]:
+    """What a manifest says of a model that was read."""
+    files = [file_record(path, hashed=False).to_dict() for path in _weight_files(store)]
+    return {"name": name, "header_digest": header_digest(store), "files": files}
 
 
 def _resized(merged: Merged) -> int | None:
