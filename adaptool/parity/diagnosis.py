@@ -105,7 +105,7 @@ def diagnose(merged: Merged, actual: Store, pair: Pair, judged: Judged, origins:
     scaled = _along(sample, patches, origins)
     explained = [scaled]
     if scaled.residual is None or scaled.residual > WELL_EXPLAINED:
-        for variant, instead in _variants(patches, origins):
+        for variant, instead in variants(patches, origins):
             residual = sample.unexplained(merged_as(merged, pair, instead, worst_row))
             explained.append(replace(variant, residual=residual))
     best = min(explained, key=lambda finding: finding.residual or 0.0)
@@ -135,10 +135,11 @@ def _along(sample: Sample, patches: Sequence[Patch], origins: Origins) -> Findin
     best = min(range(len(trials)), key=lambda i: (round(residuals[i], 2), not trials[i].words, i))
     k, residual = trials[best].k, residuals[best]
     same = [excuse.words for excuse in known if math.isclose(excuse.k, k, rel_tol=SAME_SCALE) and excuse.words]
-    return Finding(_kind_of(k), float(f"{k:.4g}"), None, residual, tuple(dict.fromkeys(same)))
+    return Finding(kind_of(k), float(f"{k:.4g}"), None, residual, tuple(dict.fromkeys(same)))
 
 
-def _kind_of(k: float) -> str:
+def kind_of(k: float) -> str:
+    """What an update at the scale ``k`` is called."""
     for value, kind in ((0.0, NOT_APPLIED), (1.0, ROUGH), (2.0, TWICE), (-1.0, FLIPPED)):
         if abs(k - value) <= SAME_SCALE:
             return kind
@@ -168,7 +169,7 @@ def _estimate(sample: Sample) -> float:
     return sign * (low + high) / 2
 
 
-def _variants(patches: Sequence[Patch], origins: Origins) -> Iterator[tuple[Finding, list[Patch]]]:
+def variants(patches: Sequence[Patch], origins: Origins) -> Iterator[tuple[Finding, list[Patch]]]:
     """What wrong merges apply in place of these patches, and what that is called."""
     if any(isinstance(patch, Dora) for patch in patches):
         plain = [patch.low_rank if isinstance(patch, Dora) else patch for patch in patches]

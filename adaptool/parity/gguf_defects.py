@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from adaptool.parity.defects import BASE_SHARE, MOST_NAMED, Defect, Evidence, Suspect, group, name_defects
 from adaptool.parity.diagnosis import DIFFERS, FEW, NOT_FINITE, UNRELATED
-from adaptool.parity.gguf_diagnosis import ROWS, SWAPPED, UPDATES, WEIGHTS_SCALED
+from adaptool.parity.gguf_diagnosis import ROWS, SWAPPED, WEIGHTS_SCALED
 from adaptool.parity.gguf_placings import EXPERTS, ORDER, SHIFTED, TRANSPOSED
+from adaptool.parity.gguf_updates import UPDATES
 
 MISSING, UNEXPECTED, SHAPE = "tensor missing", "unexpected tensor", "shape differs"
 
@@ -81,6 +82,8 @@ def _grouped(wrong: Sequence[Suspect]) -> Iterator[tuple[str, str, list[Suspect]
 
 
 def _sentence(kind: str, reason: str, suspects: Sequence[Suspect], evidence: GgufEvidence) -> str:
+    if kind == SWAPPED:
+        return _swaps(suspects)
     names = _names(suspects)
     where = group(names, evidence.compared)
     first = suspects[0].finding.reasons[0] if suspects[0].finding.reasons else ""
@@ -91,7 +94,6 @@ def _sentence(kind: str, reason: str, suspects: Sequence[Suspect], evidence: Ggu
         EXPERTS: f"the experts of {where} are {reason}",
         TRANSPOSED: f"{where} {'is' if len(names) == 1 else 'are'} transposed",
         SHIFTED: f"the norms {where} are {reason}",
-        SWAPPED: f"{_swaps(suspects)}",
         ROWS: f"the rows of {where} are in another order: in {names[0]} {first}",
         WEIGHTS_SCALED: f"the weights of {where} are {scale:.3g} times the model's",
         FEW: f"damaged blocks in {where}, and the rest is the model's: in {names[0]} {first}",

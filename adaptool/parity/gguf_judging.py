@@ -51,7 +51,7 @@ class Judge:
         info = self._actual[name]
         raw = self._actual.read(name, start, stop)
         x = numbers(self._expected, name, start, stop)
-        q = file_values(raw, info, x)
+        q = file_values(raw, info)
         ours = self._again(info, start, stop)
         unequal = _unequal(raw, ours, info.dtype) if ours is not None and self._compares(info.dtype) else None
         found = replace(self._compared(raw, unequal, info, start, stop), elements=x.size)
@@ -61,7 +61,7 @@ class Judge:
         found = replace(found, squares=dot(x, x), error=dot(away, away), product=dot(q, x), own_squares=dot(q, q))
         if unequal is not None and not found.unequal:
             return replace(found, sampled=found.squares, ours=found.error)
-        made = None if ours is None else file_values(ours, info, x)
+        made = None if ours is None else file_values(ours, info)
         if made is not None:
             found = replace(found, sampled=found.squares, ours=dot(made - x, made - x))
         if made is not None or not self._can(info.dtype):
@@ -107,7 +107,7 @@ class Judge:
         if unequal is not None and isinstance(kind, GGMLType):
             suspects &= unequal
         if suspects.any() and made is None and self._can(kind):
-            made = file_values(self._ours.read(info.name, start, start + len(x)), info, x)
+            made = file_values(self._ours.read(info.name, start, start + len(x)), info)
         if suspects.any() and made is not None:
             suspects &= lost > BLOCK_SLACK * _by_block(made - x, width)
         count = int(np.count_nonzero(suspects))
@@ -159,9 +159,9 @@ def can_quantise(kind: DType, imatrix: Imatrix | None) -> bool:
     return (weighted or kind.name not in IMPORTANCE_REQUIRED) and bool(backends(kind, weighted=weighted))
 
 
-def file_values(raw: Array, info: TensorInfo, like: Floats) -> Floats:
-    """Stored rows as float32, in the shape of ``like``."""
-    return np.ascontiguousarray(floats(raw, info), np.float32).reshape(like.shape)
+def file_values(raw: Array, info: TensorInfo) -> Floats:
+    """Stored rows as float32: (rows, columns)."""
+    return np.ascontiguousarray(floats(raw, info), np.float32).reshape(-1, info.columns)
 
 
 def dot(one: Floats, other: Floats) -> float:

@@ -7,7 +7,7 @@ another quantiser, a merge rounded elsewhere) each tensor's loss is held against
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from adaptool.parity.defects import Suspect
 from adaptool.parity.diagnosis import FLIPPED, NOT_APPLIED, SCALED, Finding
 from adaptool.parity.gguf_bands import bound, typical
 from adaptool.parity.gguf_defects import GgufEvidence, tensor_defects
-from adaptool.parity.gguf_diagnosis import UPDATE_TOLERANCE, Case, Diagnosis, off
+from adaptool.parity.gguf_diagnosis import Diagnosis
 from adaptool.parity.gguf_judged import Judged, Update, total
 from adaptool.parity.gguf_judging import Judge, again, can_quantise
 from adaptool.parity.gguf_metadata import check_metadata
@@ -36,6 +36,8 @@ from adaptool.parity.gguf_report import (
     TypeLoss,
     good_sentence,
 )
+from adaptool.parity.gguf_trials import Case
+from adaptool.parity.gguf_updates import UPDATE_TOLERANCE, off, settled
 from adaptool.tensors.compute import single_threaded_blas
 from adaptool.tensors.dtypes import DType
 from adaptool.tensors.gguf import GgufFile, SplitGguf, open_gguf
@@ -44,8 +46,8 @@ from adaptool.tensors.views import Selected
 PROBES, PROBE_ROWS = 12, 4
 """Tensors, and rows of each, that are quantised first, to learn whether bytes can be compared at all."""
 
-FEW_BLOCKS = 0.01
-"""Of a tensor no adapter touches: where fewer differ and the rest is bit-equal, those are damage."""
+UNSURE = ("IQ1_M",)
+"""Types whose quantisers are known to disagree in a rare row."""
 
 IMATRIX_KEY = "quantize.imatrix.file"
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
@@ -128,13 +130,14 @@ class GgufVerifyJob:
 
     def _conclude(self, judged: Mapping[str, Judged]) -> GgufVerification:
         bounds = {name: self._bound(name, one) for name, one in judged.items()}
-        verdicts = {name: self._verdict(name, one, bounds[name]) for name, one in judged.items()}
+        proven = {self.actual[name].dtype for name, one in judged.items() if one.blocks and not one.unequal}
+        verdicts = {name: self._verdict(name, one, bounds[name], proven) for name, one in judged.items()}
         lost = self._lost_together(judged, verdicts)
-        diagnosis = Diagnosis(self.model, self.actual)
+        diagnosis = Diagnosis(self.model, self.actual, self.imatrix, whole=self.whole)
         wrong = [Case(name, self.names[name], judged[name], bounds[name])
                  for name, verdict in verdicts.items() if verdict == "wrong"]  # fmt: skip
-        findings = dict(run(lambda case: (case.name, diagnosis(case)), wrong, self.workers))
-        findings |= lost
+        diagnosed = dict(run(lambda case: (case.name, diagnosis(case)), wrong, self.workers))
+        findings = settled({case.name: diagnosed[case.name] for case in wrong}) | lost
         verdicts |= dict.fromkeys(lost, "wrong")
         metadata = check_metadata(self.model, self.actual.keys, self.actual)
         suspects = tuple(Suspect(name, findings[name]) for name in judged if name in findings)
@@ -166,16 +169,17 @@ class GgufVerifyJob:
             limit = float(np.hypot(limit, typical(self.model.float_type)))
         return limit
 
-    def _verdict(self, name: str, judged: Judged, limit: float) -> GgufVerdict:
+    def _verdict(self, name: str, judged: Judged, limit: float, proven: Container[DType]) -> GgufVerdict:
+        """``proven`` are the types whose quantiser was ours in some tensor, and so in all."""
         if judged.nonfinite:
             return "wrong"
         if judged.blocks and not judged.unequal:
             return "bit-equal"
-        touched = self.names[name] in self.model.touched
-        left = judged.unequal - judged.rerouted
-        damaged = judged.damaged > 0 or (not touched and self.whole and 0 < left <= FEW_BLOCKS * judged.blocks)
-        lost = min(judged.rmse, judged.unrounded_rmse or np.inf)
-        return "wrong" if damaged or lost > limit or off(judged.update) else "within the band"
+        if judged.damaged or min(judged.rmse, judged.unrounded_rmse or np.inf) > limit or off(judged.update):
+            return "wrong"
+        kind, touched = self.actual[name].dtype, self.names[name] in self.model.touched
+        certain = judged.blocks and kind.blocked and kind in proven and kind.name not in UNSURE and not touched
+        return "wrong" if certain and judged.unequal > judged.rerouted else "within the band"
 
     def _lost_together(self, judged: Mapping[str, Judged], verdicts: Mapping[str, GgufVerdict]) -> dict[str, Finding]:
         """Tensors whose updates are too small to be told one by one, and together are not there."""
