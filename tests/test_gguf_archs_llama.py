@@ -598,20 +598,23 @@ def test_an_activation_by_another_name_is_itself(name: str):
 
 
 SAME_NAME = [
-    ("llama", [], "LlamaForCausalLM"),
-    ("llama", ["llama.expert_count"], "MixtralForCausalLM"),
-    ("olmo2", [], "Olmo2ForCausalLM"),
-    ("olmo2", ["olmo2.attention.sliding_window"], "Olmo3ForCausalLM"),
+    ("llama", [], [], "LlamaForCausalLM"),
+    ("llama", ["llama.expert_count"], [], "MixtralForCausalLM"),
+    ("olmo2", [], [], "Olmo2ForCausalLM"),
+    ("olmo2", ["olmo2.attention.sliding_window"], [], "Olmo3ForCausalLM"),
+    ("granitemoe", ["granitemoe.expert_shared_feed_forward_length"], [], "GraniteMoeSharedForCausalLM"),
+    ("bert", [], ["token_types.weight"], "BertModel"),
+    ("bert", [], [], "DistilBertModel"),
 ]
 
 
-@pytest.mark.parametrize(("arch", "keys", "expected"), SAME_NAME)
-def test_tables_of_one_name_are_told_apart_by_a_key(arch: str, keys: list[str], expected: str):
-    assert spec_named(arch, keys).architectures[0] == expected
+@pytest.mark.parametrize(("arch", "keys", "tensors", "expected"), SAME_NAME)
+def test_tables_of_one_name_are_told_apart(arch: str, keys: list[str], tensors: list[str], expected: str):
+    assert spec_named(arch, keys, tensors).architectures[0] == expected
 
 
 def test_an_unknown_architecture_has_no_table():
-    assert spec_named("abacus", []) is None
+    assert spec_named("abacus", [], []) is None
 
 
 def gguf_file(folder: Path, target: Path) -> Path:

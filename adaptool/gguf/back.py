@@ -17,13 +17,11 @@ from typing import Any
 import numpy as np
 
 from adaptool.adapters.base import BaseModel
-from adaptool.archs.experts import expert_parts
 from adaptool.archs.gguf.placing import place
 from adaptool.archs.gguf.spec import ArchSpec, Shape
 from adaptool.archs.gguf.tables import SPECS, hparams_of, spec_named
 from adaptool.archs.layouts import LAYOUTS
-from adaptool.archs.renames import published_name
-from adaptool.archs.shapes import parameter_shapes
+from adaptool.archs.published import checkpoint_shapes
 from adaptool.errors import AdaptoolError, FormatError, MismatchError, UnsupportedError
 from adaptool.gguf.beside_back import files_beside
 from adaptool.gguf.config_back import model_config
@@ -73,7 +71,7 @@ def model_folder(path: Path, dtype: DType | None = None) -> ModelFolder:
     gguf = open_gguf(path)
     meta = Metadata(path, gguf.keys)
     target = dtype or default_dtype(gguf)
-    spec = _spec(meta)
+    spec = _spec(meta, gguf)
     with _told_of(path):
         factors = _factors(gguf)
         config = model_config(meta, spec, gguf, factors, target.torch_name)
@@ -97,11 +95,11 @@ def default_dtype(store: Store) -> DType:
     return most_common((info.dtype, info.size) for info in plain) if plain else BF16
 
 
-def _spec(meta: Metadata) -> ArchSpec:
+def _spec(meta: Metadata, gguf: Store) -> ArchSpec:
     kind = meta.text("general.type") or "model"
     if kind != "model":
         raise UnsupportedError(f"{meta.path}: holds no model but a GGUF of the type {kind!r}")
-    spec = spec_named(meta.arch, meta.keys)
+    spec = spec_named(meta.arch, meta.keys, gguf)
     if spec is None or (spec.model_type or spec.name) not in LAYOUTS:
         known = sorted({spec.name for spec in SPECS if (spec.model_type or spec.name) in LAYOUTS})
         raise UnsupportedError(
@@ -161,25 +159,6 @@ def _refuse_larger(gguf: Store, shapes: Mapping[str, Shape]) -> None:
     for name, shape in shapes.items():
         if math.prod(shape) > held:
             raise FormatError(f"{gguf}: by the metadata {name} would be {shape}, and the file holds {held} elements")
-
-
-def checkpoint_shapes(config: Mapping[str, Any]) -> dict[str, Shape]:
-    """Every tensor of a checkpoint in its published form: one per expert, where run time fuses them."""
-    runtime = parameter_shapes(config)
-    if runtime is None:
-        raise UnsupportedError(f"the parameters of a {config.get('model_type')} model are not known to this version")
-    return dict(pair for name, shape in runtime.items() for pair in _published(name, shape, config))
-
-
-def _published(name: str, shape: Shape, config: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
-    parts = expert_parts(name, config)
-    if parts is None:
-        yield published_name(name, config), shape
-        return
-    experts, total, columns = shape
-    for expert in range(experts):
-        for part, rows in zip(parts.names(expert), parts.rows(total), strict=True):
-            yield part, (rows.stop - rows.start, columns)
 
 
 def _check_factors(gguf: Store, computed: Factors, factors: Factors) -> None:

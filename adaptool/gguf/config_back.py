@@ -7,6 +7,7 @@ from typing import Any
 
 from adaptool.archs.gguf.spec import ArchSpec
 from adaptool.errors import FormatError, UnsupportedError
+from adaptool.gguf.config_special import SPECIAL, head_dim
 from adaptool.gguf.metadata import Metadata
 from adaptool.gguf.rope_back import Factors, rope_settings
 from adaptool.tensors.ggml.values import ValueType
@@ -18,6 +19,9 @@ OUTPUT = "output.weight"
 POSITIONS = "position_embd.weight"
 """A model with a table of positions rotates nothing."""
 
+SLOPES_FOR_POSITIONS = ("bloom", "mpt")
+"""Nor do models with ALiBi."""
+
 ROWS_OF = {
     "vocab_size": EMBEDDING,
     "max_position_embeddings": POSITIONS,
@@ -26,11 +30,28 @@ ROWS_OF = {
 """Settings that are a tensor's number of rows."""
 
 RENAMED: Mapping[str, Mapping[str, str]] = {
-    "qwen2_moe": {"num_local_experts": "num_experts"},
-    "qwen3_moe": {"num_local_experts": "num_experts"},
+    **{name: {"num_local_experts": "num_experts"} for name in ("qwen2_moe", "qwen3_moe", "olmoe")},
     "starcoder2": {"layer_norm_eps": "norm_epsilon"},
     "falcon": {"num_key_value_heads": "num_kv_heads", "layer_norm_eps": "layer_norm_epsilon"},
     "gpt_neox": {"partial_rotary_factor": "rotary_pct", "rope_theta": "rotary_emb_base"},
+    "bloom": {
+        "max_position_embeddings": "seq_length",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "layer_norm_eps": "layer_norm_epsilon",
+    },
+    "mpt": {
+        "max_position_embeddings": "max_seq_len",
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+    },
+    "distilbert": {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+    },
     "gpt2": {
         "max_position_embeddings": "n_positions",
         "hidden_size": "n_embd",
@@ -47,12 +68,14 @@ CONTEXT = "context_length"
 
 SLIDING_PATTERN = "attention.sliding_window_pattern"
 
+QUERIES, BOTH = {"attention_bias": "attn_q.bias"}, {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_up.bias"}
+QUERIES_BIASED = """qwen3 qwen3_moe gemma gemma2 gemma3_text olmo olmo2 olmo3 olmoe cohere cohere2 granitemoe
+    granitemoeshared"""
 SEEN_IN: Mapping[str, Mapping[str, str]] = {
-    **{name: {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_up.bias"} for name in ("llama", "granite", "smollm3")},
-    **{
-        name: {"attention_bias": "attn_q.bias"}
-        for name in ("qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "olmo2")
-    },
+    **dict.fromkeys(QUERIES_BIASED.split(), QUERIES),
+    **dict.fromkeys(("llama", "granite", "smollm3", "arcee"), BOTH),
+    "seed_oss": {**BOTH, "attention_out_bias": "attn_output.bias"},
+    "stablelm": {"use_qkv_bias": "attn_q.bias", "qk_layernorm": "attn_q_norm.weight"},
     "starcoder2": {"use_bias": "attn_q.bias"},
     "gpt_neox": {"attention_bias": "attn_qkv.bias"},
     "falcon": {"bias": "attn_qkv.bias"},
@@ -72,11 +95,12 @@ def model_config(meta: Metadata, spec: ArchSpec, store: Store, factors: Factors,
     config |= {name: store[tensor].shape[0] for name, tensor in ROWS_OF.items() if tensor in store}
     seen = SEEN_IN.get(model_type, {})
     config |= {flag: f"blk.0.{leaf}" in store for flag, leaf in seen.items()}
-    if POSITIONS not in store:
-        config |= rope_settings(meta, _head_dim(meta), factors)
-    config |= SPECIAL.get(model_type, lambda *_: {})(meta, config, store)
+    if POSITIONS not in store and model_type not in SLOPES_FOR_POSITIONS:
+        config |= rope_settings(meta, head_dim(meta), factors)
     config["tie_word_embeddings"] = OUTPUT not in store
     config |= {"torch_dtype": dtype_name, "use_cache": True} | special_ids(meta, config["vocab_size"])
+    if special := SPECIAL.get(model_type):
+        config |= special(meta, config, store)
     own = RENAMED.get(model_type, {})
     return dict(sorted((own.get(name, name), value) for name, value in config.items()))
 
@@ -113,12 +137,12 @@ def _settings(meta: Metadata, spec: ArchSpec) -> dict[str, Any]:
     """What the table's keys hold, under the names config.json has for it."""
     config: dict[str, Any] = {}
     for key in spec.keys:
-        if key.name == SLIDING_PATTERN:
+        if not key.config or key.name == SLIDING_PATTERN:
             continue
         value = meta.find(key.name if key.name.startswith("general.") else f".{key.name}")
-        if key.config and value is None and key.name == "attention.head_count_kv":
+        if value is None and key.name == "attention.head_count_kv" and spec.name != "bert":
             value = meta.count(".attention.head_count")
-        if not key.config or value is None:
+        if value is None:
             continue
         name = "max_position_embeddings" if key.name == CONTEXT else key.config
         if config.setdefault(name, value) != value:
@@ -134,33 +158,3 @@ def _layer_types(meta: Metadata) -> dict[str, Any]:
     if len(sliding.data) != meta.count(".block_count"):
         raise FormatError(f"{meta.path}: {SLIDING_PATTERN} speaks of {len(sliding.data)} layers")
     return {"layer_types": ["sliding_attention" if one else "full_attention" for one in sliding.data]}
-
-
-def _head_dim(meta: Metadata) -> int:
-    length = meta.count(".attention.key_length", least=1)
-    hidden, heads = meta.count(".embedding_length"), meta.count(".attention.head_count")
-    return length or max(1, (hidden or 1) // (heads or 1))
-
-
-def _falcon(meta: Metadata, config: Mapping[str, Any], store: Store) -> dict[str, Any]:
-    """The first Falcons share one key and value head; those after it group them, with two norms (40B) or one (11B)."""
-    heads, groups = meta.count(".attention.head_count"), meta.count(".attention.head_count_kv")
-    two_norms = "blk.0.attn_norm_2.weight" in store
-    grouped = two_norms or groups not in (None, 1, heads)
-    norms = {"num_ln_in_parallel_attn": 2 if two_norms else 1} if grouped else {}
-    return {"multi_query": groups == 1, "parallel_attn": True, "new_decoder_architecture": grouped, **norms}
-
-
-def _query_scale(large: int) -> Any:
-    """llama.cpp divides queries by the root of the head's width, but in the largest model by that of hidden / heads."""
-
-    def settings(meta: Metadata, config: Mapping[str, Any], store: Store) -> dict[str, Any]:
-        hidden, heads = meta.count(".embedding_length") or 0, meta.count(".attention.head_count") or 1
-        is_large = meta.count(".block_count") == large
-        return {"query_pre_attn_scalar": hidden // heads if is_large else _head_dim(meta)}
-
-    return settings
-
-
-SPECIAL: Mapping[str, Any] = {"falcon": _falcon, "gemma2": _query_scale(46), "gemma3_text": _query_scale(62)}
-"""Model type → settings that follow from several others."""

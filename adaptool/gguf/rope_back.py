@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptool.archs.gguf.keys import yarn_temperature
 from adaptool.errors import FormatError, UnsupportedError
 from adaptool.gguf.metadata import Metadata
 
@@ -38,14 +39,12 @@ YARN = {
 
 
 def rope_settings(meta: Metadata, head_dim: int, factors: Factors) -> dict[str, Any]:
-    """``rope_theta``, ``rope_local_base_freq``, ``partial_rotary_factor`` and ``rope_scaling``, where there are any.
+    """``rope_theta``, ``partial_rotary_factor`` and ``rope_scaling``, where there are any.
 
     Raises UnsupportedError for a scaling transformers has no settings for.
     """
     theta = meta.number(".rope.freq_base")
     settings: dict[str, Any] = {"rope_theta": DEFAULT_BASE if theta is None else theta}
-    if (local := meta.number(".rope.freq_base_swa")) is not None:
-        settings["rope_local_base_freq"] = local
     rotated = meta.count(".rope.dimension_count", least=1)
     if rotated is not None and rotated != head_dim:
         settings["partial_rotary_factor"] = rotated / head_dim
@@ -67,10 +66,16 @@ def _scaling(meta: Metadata, theta: float, factors: Factors) -> dict[str, Any] |
         return {"rope_type": "linear", "type": "linear", "factor": factor}
     if kind == "yarn" and factor:
         known = {name: meta.number(f".{key}") for key, name in YARN.items()}
-        given = {name: value for name, value in known.items() if value is not None}
+        given = _temperature(meta, factor) | {name: value for name, value in known.items() if value is not None}
         length = {"original_max_position_embeddings": original} if original else {}
         return {"rope_type": "yarn", "type": "yarn", "factor": factor, **length, **given}
     raise UnsupportedError(f"{meta.path}: rotary scaling of the type {kind!r} without its factors cannot be read back")
+
+
+def _temperature(meta: Metadata, factor: float) -> dict[str, float]:
+    """The whole attention factor, where the file has only what llama.cpp's own is multiplied by."""
+    ratio = meta.number(".rope.scaling.attn_factor")
+    return {} if ratio is None else {"attention_factor": _tidy(ratio * yarn_temperature(factor))}
 
 
 def _longrope(meta: Metadata, original: int | None, factors: Factors) -> dict[str, Any]:

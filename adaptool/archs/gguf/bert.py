@@ -92,6 +92,7 @@ DISTILBERT = replace(
     dropped=(r"^embeddings\.position_ids$", r"^vocab_(?:transform|layer_norm|projector)\."),
     defaults={"max_position_embeddings": 512},
     model_type="distilbert",
+    lacks="token_types.weight",
 )
 """Its classifier is none of llama.cpp's: between its two layers is a ReLU, not tanh."""
 

@@ -93,7 +93,7 @@ def _attention(name: str, hp: Hparams) -> float | int | None:
 
 MPT = ArchSpec(
     name="mpt",
-    architectures=("MPTForCausalLM", "MptForCausalLM"),
+    architectures=("MptForCausalLM", "MPTForCausalLM"),
     keys=(
         setting("context_length", u32, "max_seq_len"),
         EMBEDDING, BLOCKS,

@@ -61,13 +61,11 @@ def _split_shared(tensor: Tensor, hp: Hparams) -> Sequence[Placed]:
 GRANITEMOE = replace(
     GRANITE,
     name="granitemoe",
-    architectures=("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
-    keys=(*GRANITE.keys, setting("expert_shared_feed_forward_length", u32, "shared_intermediate_size")),
+    architectures=("GraniteMoeForCausalLM",),
     rules={
         **ROTARY_RULES,
         r"block_sparse_moe\.input_linear\.weight": _split_experts,
         r"block_sparse_moe\.experts\.gate_up_proj": _split_experts,
-        r"shared_mlp\.input_linear\.weight": _split_shared,
     },
     renames={
         **LLAMA.renames,
@@ -77,4 +75,13 @@ GRANITEMOE = replace(
     defaults={**GRANITE.defaults, "num_local_experts": 8, "num_experts_per_tok": 2},
 )
 
-TABLES = (GRANITE, GRANITEMOE)
+GRANITEMOE_SHARED = replace(
+    GRANITEMOE,
+    architectures=("GraniteMoeSharedForCausalLM",),
+    keys=(*GRANITE.keys, setting("expert_shared_feed_forward_length", u32, "shared_intermediate_size")),
+    rules={**GRANITEMOE.rules, r"shared_mlp\.input_linear\.weight": _split_shared},
+    model_type="granitemoeshared",
+    marked_by="expert_shared_feed_forward_length",
+)
+
+TABLES = (GRANITE, GRANITEMOE, GRANITEMOE_SHARED)

@@ -70,7 +70,7 @@ UNIT_TOLERANCE = 1e-4
 """Attention factors this near to what llama.cpp computes by itself are that, written out in a few digits."""
 
 
-def _mscale(factor: float, mscale: float = 1.0) -> float:
+def yarn_temperature(factor: float, mscale: float = 1.0) -> float:
     """YaRN's temperature. Source: YaRN (arXiv 2309.00071), equation 22."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
@@ -83,8 +83,12 @@ def _attention_factor(hp: Hparams) -> float | None:
     factor, mscale, every = float(rope["factor"]), rope.get("mscale"), rope.get("mscale_all_dim")
     wanted = rope.get("attention_factor")
     if wanted is None:
-        wanted = _mscale(factor, mscale) / _mscale(factor, every) if mscale and every else _mscale(factor)
-    ratio = float(wanted) / _mscale(factor)
+        wanted = (
+            yarn_temperature(factor, mscale) / yarn_temperature(factor, every)
+            if mscale and every
+            else yarn_temperature(factor)
+        )
+    ratio = float(wanted) / yarn_temperature(factor)
     return ratio if abs(ratio - 1) > UNIT_TOLERANCE else None
 
 

@@ -90,7 +90,7 @@ PHI3 = ArchSpec(
         RMS_EPS,
         derived("rope.dimension_count", u32, _rotated),
         ROPE_BASE,
-        derived("attention.sliding_window", u32, lambda hp: hp.find("sliding_window", default=0)),
+        derived("attention.sliding_window", u32, lambda hp: hp.find("sliding_window", default=0), "sliding_window"),
     ),
     tokenizer="phi3",
     renames=TEXT_MODEL,

@@ -89,6 +89,9 @@ class ArchSpec:
     marked_by: str = ""
     """The metadata key whose presence tells it from another table of the same ``name``: "expert_count"."""
 
+    lacks: str = ""
+    """The tensor whose absence does so: "token_types.weight"."""
+
     @cached_property
     def compiled_rules(self) -> tuple[tuple[re.Pattern[str], Rule], ...]:
         """The rules, ready to match."""

@@ -101,11 +101,12 @@ def _plain_name(setting: Any) -> Any:
     return ACTIVATIONS.get(setting, setting) if isinstance(setting, str) else setting
 
 
-def spec_named(arch: str, keys: Container[str]) -> ArchSpec | None:
-    """The table of a GGUF whose ``general.architecture`` is ``arch`` and whose metadata are ``keys``."""
+def spec_named(arch: str, keys: Container[str], tensors: Container[str]) -> ArchSpec | None:
+    """The table of a GGUF whose ``general.architecture`` is ``arch``, by its metadata's and its tensors' names."""
     named = [spec for spec in SPECS if spec.name == arch]
     marked = [spec for spec in named if spec.marked_by and f"{arch}.{spec.marked_by}" in keys]
-    return next(iter((*marked, *named)), None)
+    lacking = [spec for spec in named if spec.lacks and spec.lacks not in tensors]
+    return next(iter((*marked, *lacking, *named)), None)
 
 
 GLOBAL = ("general.", "tokenizer.")
