@@ -132,48 +132,11 @@ def _mistakes(patches: Sequence[Patch], merging: Merging) -> Iterator[tuple[Find
     for k in dict.fromkeys(excuse.k for excuse in known if excuse.k not in (0.0, 1.0)):
         if len(patches) == 1 and isinstance(patches[0], LowRank):
             reasons = tuple(excuse.words for excuse in known if excuse.words and math.isclose(excuse.k, k))
-            yield Finding(kind_of(k), k, reasons=reasons), [_scaled(patches[0], k)]
+            yield Finding(kind_of(k), k, reasons=reasons), [_rescaled(patches[0], k)]
     yield from variants(patches, merging.adapters)
 
 
-def _scaled(self, case: Case, merging: Merging, left: float) -> Finding:
-        update = case.judged.update
-        k = update.k / update.expected if update.expected > FAINT else update.k
-        tolerance = SAME_SCALE * max(1.0, abs(k)) + 6 * update.deviation
-        patches = next(iter(self._patches(case, merging).values()), ())
-        known = [excuse for excuse in excuses(patches, merging.adapters) if abs(excuse.k - k) <= tolerance]
-        reasons = tuple(excuse.words for excuse in known if excuse.words)
-        kind = NOT_APPLIED if abs(k) <= tolerance + UPDATE_TOLERANCE else kind_of(k)
-        if kind == NOT_APPLIED and self._trials.compares(case.name):  # its bytes would be the base's
-            return Finding(OTHER, None, None, left)
-        return Finding(SCALED if kind == ROUGH else kind, k, None, left, reasons)
-
-    def _variants(self, case: Case, merging: Merging) -> Iterator[tuple[Finding, Converted]]:
-        """The tensor as wrong merges make it: at a known wrong scale, an adapter left out, DoRA's magnitude ignored."""
-        patches = self._patches(case, merging)
-        for each in zip(*(_mistakes(own, merging) for own in patches.values()), strict=False):
-            instead = {name: other for name, (_, other) in zip(patches, each, strict=True)}
-            merged = merging.merged
-            plan = replace(merged.plan, patches={**merged.plan.patches, **instead})
-            source = Selected(replace(merged, plan=plan), merging.names)
-            yield each[0][0], replace(self._model.converted, source=source)
-
-    def _patches(self, case: Case, merging: Merging) -> dict[str, Sequence[Patch]]:
-        """Of every tensor of the merge that this one is made of."""
-        names = [merging.names[source] for source in self._model.placed[case.own].sources]
-        patches = merging.merged.plan.patches
-        return {name: patches[name] for name in names if name in patches}
-
-
-def _mistakes(patches: Sequence[Patch], merging: Merging) -> Iterator[tuple[Finding, Sequence[Patch]]]:
-    for excuse in excuses(patches, merging.adapters):
-        if excuse.k not in (0.0, 1.0) and len(patches) == 1 and isinstance(patches[0], LowRank):
-            reasons = (excuse.words,) if excuse.words else ()
-            yield Finding(kind_of(excuse.k), excuse.k, reasons=reasons), [_scaled(patches[0], excuse.k)]
-    yield from variants(patches, merging.adapters)
-
-
-def _scaled(patch: LowRank, k: float) -> LowRank:
+def _rescaled(patch: LowRank, k: float) -> LowRank:
     return replace(patch, scale=patch.scale * k)
 
 
