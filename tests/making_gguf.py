@@ -42,7 +42,9 @@ TOKENS = (EOS, *alphabet(), *(merge.replace(" ", "") for merge in MERGES))
 
 def write_tokenizer(folder: Path, rows: int = len(TOKENS), **settings: object) -> None:
     """A tokenizer of bytes and a few words, in a vocabulary of ``rows``."""
-    tokens = [*TOKENS, *(f"<extra_{number}>" for number in range(rows - len(TOKENS)))][:rows]
+    tokens, merges = [*TOKENS, *(f"<extra_{number}>" for number in range(rows - len(TOKENS)))], list(MERGES)
+    if rows < len(TOKENS):
+        tokens, merges = [*TOKENS[: rows - 1], TOKENS[34] + TOKENS[35]], [f"{TOKENS[34]} {TOKENS[35]}"]
     special = {"id": 0, "content": EOS, "special": True}
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     by_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -66,7 +68,7 @@ def write_tokenizer(folder: Path, rows: int = len(TOKENS), **settings: object) -
                 "fuse_unk": False,
                 "byte_fallback": False,
                 "vocab": {token: number for number, token in enumerate(tokens)},
-                "merges": [merge for merge in MERGES if rows >= len(TOKENS)] or [MERGES[0]],
+                "merges": merges,
             },
         },
     )

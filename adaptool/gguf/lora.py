@@ -6,6 +6,7 @@ place in it: each module's own scale is multiplied into its B, and no alpha is w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +20,12 @@ from adaptool.adapters.patches import LowRank, Patch
 from adaptool.adapters.plan import Plan
 from adaptool.archs.gguf.placed import Placed
 from adaptool.archs.gguf.placing import place
-from adaptool.archs.gguf.tables import hparams_of, spec_for, understood
+from adaptool.archs.gguf.tables import architecture_keys, hparams_of, spec_for, understood
 from adaptool.errors import FormatError, MismatchError, UnsupportedError, UsageError
 from adaptool.gguf.convert import gguf_stem
 from adaptool.gguf.general import Ingredient, Lineage, general_keys, in_order
 from adaptool.gguf.job import GgufJob, WriteOptions
-from adaptool.gguf.output import GgufOutput
+from adaptool.gguf.output import PIECE_BYTES, GgufOutput
 from adaptool.merging.merged import merge
 from adaptool.merging.provenance import base_name, hub_id
 from adaptool.tensors.dtypes import F32, Array, DType, Floats, narrow, widen
@@ -35,6 +36,12 @@ from adaptool.versions import adapter_digest, header_digest
 
 EMBEDDING = "token_embd.weight"
 """Looked up, not multiplied: the runtime wants its factors the other way round."""
+
+PLAINLY_READ = re.compile(r"(?:position_embd|token_types|cls(?:\.output)?)\.weight$")
+"""Matrices that the runtime reads without looking for an adapter. Source: src/models and llama-graph.cpp."""
+
+TIED = "changes the embedding or the output head of a base that ties them, which llama.cpp has no LoRA for"
+MERGE = "merge the adapter instead: adaptool merge --to-gguf"
 
 FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 
@@ -154,7 +161,9 @@ def convert_lora(
     shapes = {name: info.shape for name, info in base.store.infos.items()}
     with understood("which tensors its GGUF has"):
         placed = place(spec, shapes, hparams)
-    pairs = {pair.placed.name: pair for pair in _pairs(adapter, plan, placed, shapes)}
+    causal = architecture_keys(spec, hparams).get(f"{spec.name}.attention.causal")
+    is_head = all(one.name != "output.weight" for one in placed) and (causal is None or causal.data)
+    pairs = {pair.placed.name: pair for pair in _pairs(adapter, plan, placed, shapes, is_head=is_head)}
     store = LoraTensors(pairs, kind)
     named = hub_id(adapter.config.base_model) or base_name(base)
     digest = adapter_digest(adapter)
@@ -169,8 +178,9 @@ def convert_lora(
 
 
 def _pairs(
-    adapter: Adapter, plan: Plan, placed: Sequence[Placed], shapes: Mapping[str, tuple[int, ...]]
+    adapter: Adapter, plan: Plan, placed: Sequence[Placed], shapes: Mapping[str, tuple[int, ...]], *, is_head: bool
 ) -> Iterator[Pair]:
+    """``is_head``: the embedding is the output head too."""
     _refuse_whole_tensors(adapter, plan)
     updates = {name: _only_low_rank(adapter, name, patches) for name, patches in plan.patches.items()}
     landed: set[str] = set()
@@ -178,31 +188,44 @@ def _pairs(
         own = {source: updates[source] for source in one.sources if source in updates}
         if not own:
             continue
-        if len(one.shape) < 2:
+        if len(one.shape) < 2 or PLAINLY_READ.match(one.name):
             raise UnsupportedError(
-                f"{adapter.path}: changes {one.sources[0]}, a single row in a GGUF, which llama.cpp applies no LoRA to",
-                hint="merge the adapter instead",
+                f"{adapter.path}: changes {one.sources[0]}, which is {one.name} in a GGUF, and llama.cpp applies no "
+                "LoRA to it",
+                hint=MERGE,
             )
+        if one.name == EMBEDDING and is_head:
+            raise UnsupportedError(f"{adapter.path}: {TIED}", hint=MERGE)
         landed |= set(own)
         yield Pair(one, own, shapes)
     if lost := sorted(set(updates) - landed):
-        raise MismatchError(f"{adapter.path}: {lost[0]} has no place in a GGUF", hint="merge the adapter instead")
+        raise MismatchError(f"{adapter.path}: {lost[0]} has no place in a GGUF", hint=MERGE)
 
 
 def _refuse_whole_tensors(adapter: Adapter, plan: Plan) -> None:
     if plan.unties:
-        raise UnsupportedError(
-            f"{adapter.path}: changes the embedding or the output head of a base that ties them, and llama.cpp cannot "
-            "apply it to one of them alone",
-            hint="merge the adapter instead: adaptool merge --to-gguf",
-        )
-    whole = [*plan.replaced, *plan.added]
+        raise UnsupportedError(f"{adapter.path}: {TIED}", hint=MERGE)
+    whole = [*(name for name in plan.replaced if not _is_the_bases(plan, name)), *plan.added]
     if whole:
         raise UnsupportedError(
             f"{adapter.path}: holds {whole[0]} whole (modules_to_save, a resized vocabulary or trained biases), which "
             "a GGUF LoRA has no place for",
-            hint="merge the adapter instead: adaptool merge --to-gguf",
+            hint=MERGE,
         )
+
+
+def _is_the_bases(plan: Plan, name: str) -> bool:
+    """Whether a tensor saved whole is the base's own: PEFT saves an embedding with the LoRA trained on it."""
+    store, source = plan.base.store, plan.replaced[name]
+    saved, kind = source.store[source.key], store[name].dtype
+    if saved.shape != store[name].shape:
+        return False
+    return all(
+        np.array_equal(
+            narrow(widen(source.store.read(source.key, start, stop), saved.dtype), kind), store.read(name, start, stop)
+        )
+        for start, stop in store.spans(name, PIECE_BYTES)
+    )
 
 
 def _only_low_rank(adapter: Adapter, name: str, patches: Sequence[Patch]) -> LowRank:
@@ -211,5 +234,5 @@ def _only_low_rank(adapter: Adapter, name: str, patches: Sequence[Patch]) -> Low
     label = next((patch.label for patch in patches if not isinstance(patch, LowRank)), "two updates at once")
     raise UnsupportedError(
         f"{adapter.path}: {name} is changed by {label}, which a GGUF LoRA cannot say: it holds A and B alone",
-        hint="merge the adapter instead: adaptool merge --to-gguf",
+        hint=MERGE,
     )
