@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,22 +79,44 @@ def _options(*, dtype: str | None, shard_size: str | None, workers: int | None, 
              **same: bool) -> Any:  # fmt: skip
     from adaptool.jobs import default_workers
     from adaptool.merging.options import MergeOptions
-    from adaptool.parity.checks import forward_check, verify_check
 
-    if no_safetensors and (verify or parity):
-        flag = "--verify" if verify else f"--parity {parity}"
+    if no_safetensors and parity:
         raise UsageError(
-            f"{flag} checks the merged model, which --no-safetensors does not write", hint="leave one of them out"
+            f"--parity {parity} runs the merged model, which --no-safetensors does not write",
+            hint="leave one of them out, or use --verify",
         )
+    checks = _checks(
+        verify=verify,
+        prompts=prompts if parity else None,
+        safetensors=not no_safetensors,
+        gguf=gguf["types"] is not None,
+    )
     return MergeOptions(
         dtype=parse_dtype(dtype) if dtype else None,
         shard_size=parse_size(shard_size) if shard_size else None,
         workers=workers or default_workers(),
         safetensors=not no_safetensors,
         exports=_exports(gguf, no_safetensors=no_safetensors, ollama=ollama),
-        checks=(*([verify_check] if verify else []), *([forward_check(prompts)] if parity else [])),
+        checks=tuple(checks),
         **same,
     )
+
+
+def _checks(*, verify: bool, prompts: tuple[str, ...] | None, safetensors: bool, gguf: bool) -> Iterator[Any]:
+    """What is checked before anything is published: of what is written, all that was asked for."""
+    from adaptool.parity.checks import forward_check, verify_check
+
+    if verify and safetensors:
+        yield verify_check
+    if prompts is not None:
+        yield forward_check(prompts)
+    if gguf and (verify or prompts is not None):
+        from adaptool.parity.gguf_checks import forward_gguf_check, verify_gguf_check
+
+        if verify:
+            yield verify_gguf_check
+        if prompts is not None:
+            yield forward_gguf_check(prompts)
 
 
 def _exports(gguf: dict[str, Any], *, no_safetensors: bool, ollama: bool) -> tuple[Any, ...]:

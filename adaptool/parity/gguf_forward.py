@@ -41,7 +41,7 @@ class Bound:
 
 
 PLAIN = Bound(0.99, 0.005, 0.999)
-EIGHT_BITS = Bound(0.97, 0.01, 0.999)
+EIGHT_BITS = Bound(0.97, 0.02, 0.999)
 SIX_BITS = Bound(0.90, 0.06, 0.998)
 FIVE_BITS = Bound(0.80, 0.2, 0.99)
 MIXED_FOUR_BITS = Bound(0.80, 0.2, 0.98)
