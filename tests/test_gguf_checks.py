@@ -8,7 +8,8 @@ import pytest
 from making_gguf import adapter, model
 
 from adaptool.cli.main import main
-from adaptool.gguf.quantised import Quantised
+from adaptool.gguf.merged import GgufExport
+from adaptool.tensors.gguf import open_gguf
 
 
 @pytest.fixture
@@ -26,15 +27,17 @@ def test_every_gguf_is_verified(arguments, capsys, alone):
 
 
 def test_a_wrong_gguf_is_not_published(arguments, tmp_path, capsys, monkeypatch):
-    read = Quantised.read
+    finish = GgufExport.finish
 
-    def flipped(self, name, start=0, stop=None, out=None):
-        rows = read(self, name, start, stop, out)
-        if name == "blk.1.ffn_up.weight" and start == 0:
-            rows[0, 3] ^= 1
-        return rows
+    def damaged(self, folder):
+        finish(self, folder)
+        path = folder / "out-Q8_0.gguf"
+        at = open_gguf(path).offsets["blk.1.ffn_up.weight"] + 3
+        raw = bytearray(path.read_bytes())
+        raw[at] ^= 0x7F
+        path.write_bytes(raw)
 
-    monkeypatch.setattr(Quantised, "read", flipped)
+    monkeypatch.setattr(GgufExport, "finish", damaged)
     assert main(arguments) == 1
     assert "blk.1.ffn_up" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
