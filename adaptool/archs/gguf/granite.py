@@ -75,10 +75,18 @@ GRANITEMOE = replace(
     defaults={**GRANITE.defaults, "num_local_experts": 8, "num_experts_per_tok": 2},
 )
 
+
+def _shared_width(hp: Hparams) -> int | None:
+    return hp.find("shared_intermediate_size", default=None) or None
+
+
 GRANITEMOE_SHARED = replace(
     GRANITEMOE,
     architectures=("GraniteMoeSharedForCausalLM",),
-    keys=(*GRANITE.keys, setting("expert_shared_feed_forward_length", u32, "shared_intermediate_size")),
+    keys=(
+        *GRANITE.keys,
+        derived("expert_shared_feed_forward_length", u32, _shared_width, "shared_intermediate_size"),
+    ),
     rules={**GRANITEMOE.rules, r"shared_mlp\.input_linear\.weight": _split_shared},
     model_type="granitemoeshared",
     marked_by="expert_shared_feed_forward_length",
