@@ -13,6 +13,9 @@ import transformers
 from safetensors.torch import load_file
 from test_gguf_back import GROUPED, RMS, SIZES, UNTOLD, as_gguf, back, rounded_trip
 
+from adaptool.adapters.base import open_base
+from adaptool.archs.gguf.pooling import read_pooling
+from adaptool.archs.gguf.tables import hparams_of, spec_for
 from adaptool.errors import FormatError
 from adaptool.gguf.back import model_folder
 from adaptool.tensors.ggml.values import ValueType, array, u32
@@ -276,3 +279,12 @@ def test_what_came_back_gives_the_gguf_again(name: str, tmp_path: Path):
     assert {key: value.data for key, value in two.keys.items()} == {key: value.data for key, value in one.keys.items()}
     assert set(two) == set(one)
     assert [name for name in one if two.read(name).tobytes() != one.read(name).tobytes()] == []
+
+
+@pytest.mark.parametrize(("number", "mode"), [(1, "mean"), (2, "cls"), (3, "lasttoken"), (0, None), (4, None)])
+def test_how_sentences_are_pooled_comes_back(number: int, mode: str | None, tmp_path: Path):
+    folder = made(*CASES["nomic-bert"], tmp_path / "model")
+    path = as_gguf(folder, tmp_path / "model.gguf", more={"nomic-bert.pooling_type": u32(number)})
+    assert read_pooling(back(path, tmp_path / "back")) == mode
+    base = open_base(path)
+    assert hparams_of(spec_for(base.config, "model"), base.config or {}, base.folder).pooling == mode

@@ -49,6 +49,7 @@ class BaseModel:
         folder = Path(place.name) / self.path.stem
         folder.mkdir()
         for name, content in (self.beside or {}).items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         return place
 

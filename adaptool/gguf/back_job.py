@@ -91,6 +91,7 @@ class BackJob(WriteJob):
 
     def finish(self, folder: Path, resumed: int) -> None:
         for name, content in self._sides.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
         planned = self.estimate
         (folder / MANIFEST_NAME).write_text(manifest_text(self._manifest(folder, planned.files)), encoding="utf-8")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from adaptool.archs.gguf.pooling import pooling_files
 from adaptool.errors import UnsupportedError
 from adaptool.gguf.config_back import special_ids
 from adaptool.gguf.metadata import Metadata
@@ -29,7 +30,7 @@ END_TOKENS = ("eos", "eot", "eom")
 
 
 def files_beside(meta: Metadata, config: Mapping[str, Any]) -> tuple[dict[str, bytes], tuple[str, ...]]:
-    """generation_config.json, the tokenizer's files and README.md of the model in a GGUF, by name, and notes on them.
+    """The generation settings, tokenizer, pooling and card of the model in a GGUF, by file name, and notes on them.
 
     A tokenizer that cannot be rebuilt is left out, and noted; one whose keys are broken raises FormatError.
     """
@@ -37,6 +38,7 @@ def files_beside(meta: Metadata, config: Mapping[str, Any]) -> tuple[dict[str, b
     return {
         "generation_config.json": _json(generation_config(meta, config["vocab_size"])),
         **tokenizer,
+        **pooling_files(meta.count(".pooling_type"), meta.count(".embedding_length") or 0),
         "README.md": card(meta).encode(errors="replace"),
     }, notes
 

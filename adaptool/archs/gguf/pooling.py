@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ MODULES = "modules.json"
 
 NUMBERS = {"mean": 1, "cls": 2, "lasttoken": 3}
 """Modes that llama.cpp has, by their numbers there."""
+
+FLAGS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "lasttoken": "pooling_mode_lasttoken"}
+"""Modes, and the settings of sentence-transformers that turn them on."""
 
 
 def read_pooling(folder: Path) -> str | None:
@@ -32,11 +36,23 @@ def read_pooling(folder: Path) -> str | None:
     if not where.is_file():
         raise FormatError(f"{folder / MODULES}: speaks of {paths[0]}, and there is no {where}")
     config = _read(where)
-    flags = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "lasttoken": "pooling_mode_lasttoken"}
-    found = next((mode for mode, flag in flags.items() if config.get(flag)), config.get("pooling_mode"))
+    found = next((mode for mode, flag in FLAGS.items() if config.get(flag)), config.get("pooling_mode"))
     if found not in NUMBERS:
         raise UnsupportedError(f"{where}: llama.cpp pools by {', '.join(NUMBERS)} only")
     return str(found)
+
+
+def pooling_files(number: int | None, width: int) -> dict[str, bytes]:
+    """The files of sentence-transformers that say so, by name; none for a number that is no mode of its own."""
+    if number not in NUMBERS.values():
+        return {}
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    modules = [
+        {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for place, (path, kind) in enumerate(kinds.items())
+    ]
+    pooling = {"word_embedding_dimension": width} | {flag: NUMBERS[mode] == number for mode, flag in FLAGS.items()}
+    return {MODULES: json.dumps(modules, indent=2).encode(), "1_Pooling/config.json": json.dumps(pooling).encode()}
 
 
 def _is_pooling(module: dict[str, Any]) -> bool:
