@@ -121,8 +121,11 @@ def _check_whole(
             hint="is it another model's config.json?",
         )
     for name, values in extras.items():
-        if not np.isfinite(values).all():
-            raise FormatError(f"{source.label}: config.json's rotary settings make {name} infinite")
+        if not ((values > 0) & np.isfinite(values)).all():
+            raise FormatError(
+                f"{source.label}: by config.json's rotary settings {name} holds what no frequency can be divided by",
+                hint="compare it with the original model's config.json",
+            )
 
 
 def _planned(
