@@ -2,7 +2,7 @@
 
     python docs/generate.py [BASE]
 
-BASE is the demo's model (build/demo/all-MiniLM-L6-v2, which `make demo` fetches). The picture is real output: the
+BASE is the demo's model (build/demo/SmolLM2-135M-Instruct, which `make demo` fetches). The picture is real output: the
 commands run in a pseudo-terminal 80 columns wide, and rich turns what they printed into an SVG.
 """
 
@@ -29,7 +29,7 @@ WIDTH = 80
 
 
 def main() -> None:
-    base = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build/demo/all-MiniLM-L6-v2").resolve()
+    base = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build/demo/SmolLM2-135M-Instruct").resolve()
     write_reference(ROOT / "docs" / "cli.md")
     if base.is_dir():
         write_picture(base, ROOT / "docs" / "demo.svg")
@@ -50,15 +50,16 @@ def write_reference(path: Path) -> None:
 
 
 def write_picture(base: Path, path: Path) -> None:
-    """docs/demo.svg: inspect and merge, as a terminal shows them."""
+    """docs/demo.svg: inspect, merge to GGUF and verify, as a terminal shows them."""
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
-        (folder / "all-MiniLM-L6-v2").symlink_to(base)
-        (folder / "minilm-lora").symlink_to(ROOT / "fixtures" / "minilm-lora")
+        (folder / "SmolLM2-135M-Instruct").symlink_to(base)
+        (folder / "smollm2-lora").symlink_to(ROOT / "fixtures" / "smollm2-lora")
         console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115, PTH123
         for line in (
-            "adaptool inspect ./minilm-lora --weights",
-            "adaptool merge ./minilm-lora --base ./all-MiniLM-L6-v2 --out merged --verify",
+            "adaptool inspect ./smollm2-lora",
+            "adaptool merge ./smollm2-lora --base ./SmolLM2-135M-Instruct --out json --to-gguf q4",
+            "adaptool verify json/json-Q4_K_M.gguf --base ./SmolLM2-135M-Instruct --adapter ./smollm2-lora",
         ):
             console.print(Text.assemble(("$ ", "bold green"), (line, "bold")))
             console.print(Text.from_ansi("".join(in_terminal(line.split(), folder)).rstrip()))
