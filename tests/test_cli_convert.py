@@ -272,6 +272,27 @@ def test_names_of_every_kind(name: str, made: Path, tmp_path: Path, monkeypatch:
     assert Path(f"./{name}.gguf").is_file()
 
 
+CARDS = [
+    "---\nlicense: {a: b}\ntags: 5\nlanguage: no\ndatasets: {}\nbase_model: [1, {}]\n---\n",
+    "---\nlicense: [mit\n---\n",
+    "---\n- a list\n---\n",
+    "---\nmodel_name: 2024-01-01\nlicense_name: !!python/object:os.system x\n---\n",
+    "---\nlicense: mit\n---\nA model.",
+]
+
+
+@pytest.mark.parametrize("card", CARDS)
+def test_a_card_counts_as_far_as_it_makes_sense(card: str, made: Path, tmp_path: Path, run: Run):
+    shutil.copytree(made / "base", tmp_path / "base")
+    (tmp_path / "base" / "README.md").write_text(card)
+    (tmp_path / "base" / "generation_config.json").write_text('{"temperature": "warm", "top_k": 5, "top_p": 1e300}')
+    assert run("convert", tmp_path / "base", "--to-gguf", "q8_0", "--out", tmp_path / "out.gguf")[0] == 0
+    keys = metadata(tmp_path / "out.gguf")
+    assert keys.get("general.license") == ("mit" if "license: mit" in card else None)
+    sampling = {name: value for name, value in keys.items() if "sampling" in name}
+    assert sampling in ({"general.sampling.top_k": 5}, {})
+
+
 def test_a_name_too_long_is_worded(place: Path, run: Run):
     for args in (
         ("convert", "base", *TO_Q4, "--out", "n" * 250 + ".gguf"),

@@ -25,7 +25,8 @@ def carry_out(
     try:
         console.progress(job, job.nbytes)
     except KeyboardInterrupt:
-        console.say(f"{job.partial} holds what was done: run again with --resume to go on")
+        if job.partial.is_dir():
+            console.say(f"{job.partial} holds what was done: run again with --resume to go on")
         raise
     for remark in job.remarks:
         console.note(remark)

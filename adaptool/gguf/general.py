@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from adaptool import __version__
+from adaptool.tensors.ggml.codec import encoded_value
 from adaptool.tensors.ggml.values import KeyValues, Value, ValueType, f32, text, u32
 from adaptool.tensors.store import TensorInfo
 
@@ -74,8 +77,8 @@ def general_keys(arch: str, folder: Path, infos: Iterable[TensorInfo], *, kind: 
         writer = gguf.GGUFWriter(None, arch)
         writer.add_type(kind)
         metadata.set_gguf_meta_model(writer)
-    recorded = writer.kv_data[0].items()
-    return {name: _value(given) for name, given in recorded}
+    told = {name: _value(given) for name, given in writer.kv_data[0].items()}
+    return {name: value for name, value in told.items() if _fits(value)}
 
 
 def _value(given: Any) -> Value:
@@ -84,6 +87,16 @@ def _value(given: Any) -> Value:
         return Value(kind, given.value)
     element = given.sub_type if given.sub_type is not None else ValueType.STRING
     return Value(kind, list(given.value), ValueType(int(element)))
+
+
+def _fits(value: Value) -> bool:
+    """Whether a card's value is of its key's type: whatever else somebody wrote there counts for nothing."""
+    try:
+        with np.errstate(over="raise"):
+            encoded_value(value)
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        return False
+    return True
 
 
 def _sizes(infos: Sequence[TensorInfo]) -> tuple[int, str | None]:

@@ -155,8 +155,13 @@ def convert_lora(
     kind = dtype or F32
     if kind.name not in FILE_TYPES:
         raise UsageError(f"a GGUF LoRA holds no {kind}", hint="choose float32, float16 or bfloat16")
+    if base.config is None:
+        raise UnsupportedError(
+            f"{base.path}: there is no config.json beside the weights, which tells how they lie in a GGUF",
+            hint="give --base the model's folder",
+        )
     spec = spec_for(base.config, str(base.path))
-    hparams = hparams_of(spec, base.config or {})
+    hparams = hparams_of(spec, base.config)
     plan = merge(base, [(adapter, weight)]).plan
     shapes = {name: info.shape for name, info in base.store.infos.items()}
     with understood("which tensors its GGUF has"):
