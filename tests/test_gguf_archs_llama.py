@@ -613,6 +613,11 @@ def test_tables_of_one_name_are_told_apart(arch: str, keys: list[str], tensors: 
     assert spec_named(arch, keys, tensors).architectures[0] == expected
 
 
+@pytest.mark.parametrize(("vocabulary", "expected"), [("gpt2", "RobertaModel"), ("t5", "XLMRobertaModel")])
+def test_and_by_a_vocabulary(vocabulary: str, expected: str):
+    assert spec_named("bert", [], ["token_types.weight"], vocabulary).architectures[0] == expected
+
+
 def test_an_unknown_architecture_has_no_table():
     assert spec_named("abacus", [], []) is None
 

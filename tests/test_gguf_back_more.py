@@ -11,14 +11,14 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from test_gguf_back import GROUPED, RMS, SIZES, UNTOLD, as_gguf, back, rounded_trip
+from test_gguf_back import GROUPED, RMS, SIZES, TOKENIZER, TOKENS, UNTOLD, as_gguf, back, rounded_trip
 
 from adaptool.adapters.base import open_base
 from adaptool.archs.gguf.pooling import read_pooling
 from adaptool.archs.gguf.tables import hparams_of, spec_for
 from adaptool.errors import FormatError
 from adaptool.gguf.back import model_folder
-from adaptool.tensors.ggml.values import ValueType, array, u32
+from adaptool.tensors.ggml.values import ValueType, array, text, u32
 from adaptool.tensors.gguf import open_gguf
 
 F32_ROUNDOFF = 1e-4
@@ -200,37 +200,74 @@ def test_a_setting_comes_back_in_other_words_of_the_same_meaning(name: str, tmp_
     torch.testing.assert_close(*answers(first, second), atol=F32_ROUNDOFF, rtol=F32_ROUNDOFF)
 
 
-BERT_KIN = {
-    "roberta": "RobertaModel",
-    "xlm-roberta": "XLMRobertaModel",
-    "roberta for masked tokens": "RobertaForMaskedLM",
-    "xlm-roberta for ranking": "XLMRobertaForSequenceClassification",
-    "roberta for sentiment": "RobertaForSequenceClassification",
-}
 PAD = 1
-ROBERTA = {**SIZES, "pad_token_id": PAD, "type_vocab_size": 1, "max_position_embeddings": 130, "num_labels": 3}
+ROBERTA = {
+    **SIZES,
+    "vocab_size": len(TOKENS),
+    "pad_token_id": PAD,
+    "type_vocab_size": 1,
+    "max_position_embeddings": 130,
+    "num_labels": 3,
+}
+PADDED_BY_ONE = {"tokenizer.ggml.padding_token_id": u32(PAD)}
+BPE = {**TOKENIZER, **PADDED_BY_ONE}
+PIECES = ["<s>", "<pad>", "</s>", "<unk>", *(f"\u2581t{number}" for number in range(4, len(TOKENS)))]
+UNIGRAM = {
+    **PADDED_BY_ONE,
+    "tokenizer.ggml.model": text("t5"),
+    "tokenizer.ggml.pre": text("default"),
+    "tokenizer.ggml.tokens": array(ValueType.STRING, PIECES),
+    "tokenizer.ggml.scores": array(ValueType.FLOAT32, [0.0] * len(PIECES)),
+    "tokenizer.ggml.token_type": array(ValueType.INT32, [3, 3, 3, 2] + [1] * (len(PIECES) - 4)),
+    "tokenizer.ggml.bos_token_id": u32(0),
+    "tokenizer.ggml.eos_token_id": u32(2),
+    "tokenizer.ggml.unknown_token_id": u32(3),
+}
+BERT_KIN = {
+    "RobertaModel": BPE,
+    "RobertaForSequenceClassification": BPE,
+    "XLMRobertaModel": UNIGRAM,
+    "XLMRobertaForSequenceClassification": UNIGRAM,
+}
 
 
-@pytest.mark.parametrize("name", BERT_KIN)
-def test_roberta_comes_back_as_the_bert_that_answers_the_same(name: str, tmp_path: Path):
-    """A GGUF's positions begin with the first word's, and RoBERTa's table of them behind the padding's."""
-    folder = made(BERT_KIN[name], ROBERTA, tmp_path / "model")
-    out = back(as_gguf(folder, tmp_path / "model.gguf"), tmp_path / "back")
-    is_classifier = name.endswith(("ranking", "sentiment"))
-    first = loaded(BERT_KIN[name], folder)
-    second = loaded("BertForSequenceClassification" if is_classifier else "BertModel", out)
-    assert second.config.max_position_embeddings == 130 - PAD - 1
-
+def read_by(model: Any) -> torch.Tensor:
+    """What a model makes of two texts, one of them shorter; nothing where the padding is."""
     words = torch.arange(2, 96)[None].repeat(2, 1)
     words[1, 70:] = PAD
     seen = (words != PAD).long()
     with torch.no_grad():
-        if not is_classifier:
-            first = first.base_model
-        expected, found = (model(words, attention_mask=seen)[0] for model in (first, second))
-    if not is_classifier:
-        expected, found = expected * seen[..., None], found * seen[..., None]
-    assert torch.equal(expected, found)
+        found = model(words, attention_mask=seen)[0]
+    return found * seen[..., None] if found.ndim == 3 else found
+
+
+@pytest.mark.parametrize("model", BERT_KIN)
+def test_roberta_comes_back_without_the_positions_nothing_reads(model: str, tmp_path: Path):
+    folder = made(model, ROBERTA, tmp_path / "model")
+    path = as_gguf(folder, tmp_path / "model.gguf", more=BERT_KIN[model])
+    out = back(path, tmp_path / "back")
+    first, second = loaded(model, folder), loaded(model, out)
+    assert second.config.max_position_embeddings == 130
+    assert torch.equal(read_by(first), read_by(second))
+
+    theirs, ours = load_file(folder / "model.safetensors"), load_file(out / "model.safetensors")
+    unlike = {name for name in ours if not torch.equal(ours[name], theirs[name])}
+    assert {name.removeprefix("roberta.") for name in unlike} == {"embeddings.position_embeddings.weight"}
+    name = unlike.pop()
+    assert torch.equal(ours[name][PAD + 1 :], theirs[name][PAD + 1 :])
+    assert {name.removeprefix("pooler.dense.") for name in theirs.keys() - ours.keys()} <= {"weight", "bias"}
+    assert set(open_gguf(as_gguf(out, tmp_path / "again.gguf"))) == set(open_gguf(path))
+
+
+@pytest.mark.parametrize("model", ["RobertaModel", "XLMRobertaForSequenceClassification"])
+def test_without_its_tokenizer_it_is_the_bert_that_answers_the_same(model: str, tmp_path: Path):
+    """A GGUF's positions begin with the first word's; nothing says that a table before them was cut."""
+    folder = made(model, ROBERTA, tmp_path / "model")
+    out = back(as_gguf(folder, tmp_path / "model.gguf"), tmp_path / "back")
+    kind = model.replace("XLM", "").replace("Roberta", "Bert")
+    second = loaded(kind, out)
+    assert second.config.max_position_embeddings == 130 - PAD - 1
+    assert torch.equal(read_by(loaded(model, folder)), read_by(second))
 
 
 def test_mistral_small_comes_back_as_mistral(tmp_path: Path):

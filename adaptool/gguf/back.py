@@ -99,7 +99,7 @@ def _spec(meta: Metadata, gguf: Store) -> ArchSpec:
     kind = meta.text("general.type") or "model"
     if kind != "model":
         raise UnsupportedError(f"{meta.path}: holds no model but a GGUF of the type {kind!r}")
-    spec = spec_named(meta.arch, meta.keys, gguf)
+    spec = spec_named(meta.arch, meta.keys, gguf, meta.text("tokenizer.ggml.model"))
     if spec is None or (spec.model_type or spec.name) not in LAYOUTS:
         known = sorted({spec.name for spec in SPECS if (spec.model_type or spec.name) in LAYOUTS})
         raise UnsupportedError(

@@ -89,7 +89,7 @@ def _mpt(meta: Metadata, config: Mapping[str, Any], store: Store) -> dict[str, A
 
 
 def _bert(meta: Metadata, config: Mapping[str, Any], store: Store) -> dict[str, Any]:
-    """A classifier's labels. RoBERTa's head has other names for the same two layers, its positions begin later."""
+    """A classifier's labels."""
     if CLASSIFIER not in store:
         return {}
     count = store[CLASSIFIER].shape[0]
@@ -102,10 +102,17 @@ def _bert(meta: Metadata, config: Mapping[str, Any], store: Store) -> dict[str, 
             f"{meta.path}: {meta.full(f'.{LABELS}')} names {len(labels)} labels, and {CLASSIFIER} {count}"
         )
     return {
-        "architectures": ["BertForSequenceClassification"],
+        "architectures": [config["architectures"][0].replace("Model", "ForSequenceClassification")],
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},
     }
+
+
+def _roberta(meta: Metadata, config: Mapping[str, Any], store: Store) -> dict[str, Any]:
+    """Its positions are counted from behind the padding token's id, and those before it are not in the file."""
+    pad = 1 if config["pad_token_id"] is None else config["pad_token_id"]
+    positions = config.get("max_position_embeddings", 0) + pad + 1
+    return {**_bert(meta, config, store), "pad_token_id": pad, "max_position_embeddings": positions}
 
 
 def _nomic_bert(meta: Metadata, config: Mapping[str, Any], store: Store) -> dict[str, Any]:
@@ -124,6 +131,7 @@ SPECIAL: Mapping[str, Settings] = {
     "ministral3": _ministral3,
     "mpt": _mpt,
     "bert": _bert,
+    **dict.fromkeys(("roberta", "xlm-roberta"), _roberta),
     "nomic_bert": _nomic_bert,
 }
 """Model type → settings that follow from several others."""

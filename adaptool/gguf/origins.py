@@ -58,7 +58,9 @@ def _alone(name: str, placed: Placed, shapes: Mapping[str, Shape]) -> Origin:
     start, total = _span(name, placed, shapes)
     if placed.order is None:
         return Origin(shapes[name], (placed.name,), start, None, placed.transposed, placed.shift)
-    order = _complete(name, _undone(placed, total)[start : start + _rows(shapes[name], placed)])
+    order = _undone(placed, total)[start : start + _rows(shapes[name], placed)]
+    order[: placed.unread] = 0  # whatever they were
+    order = _complete(name, order)
     return Origin(shapes[name], (placed.name,), 0, order, placed.transposed, placed.shift)
 
 

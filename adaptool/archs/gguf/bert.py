@@ -106,7 +106,7 @@ def _first_position(hp: Hparams) -> int:
 def _positions(tensor: Tensor, hp: Hparams) -> Sequence[Placed]:
     rows, columns = tensor.shape
     first = _first_position(hp)
-    return [Placed(tensor.name, (rows - first, columns), (tensor.source,), np.arange(first, rows))]
+    return [Placed(tensor.name, (rows - first, columns), (tensor.source,), np.arange(first, rows), unread=first)]
 
 
 ROBERTA = replace(
@@ -123,6 +123,7 @@ ROBERTA = replace(
     dropped=(r"^embeddings\.position_ids$", r"^pooler\.dense\.", r"^lm_head\."),
     defaults={**BERT.defaults, "pad_token_id": 1},
     model_type="roberta",
+    vocabulary="gpt2",
 )
 
 XLM_ROBERTA = replace(
@@ -130,6 +131,7 @@ XLM_ROBERTA = replace(
     architectures=("XLMRobertaModel", "XLMRobertaForMaskedLM", "XLMRobertaForSequenceClassification"),
     tokenizer="unigram",
     model_type="xlm-roberta",
+    vocabulary="t5",
 )
 
 NOMIC_TRAINED = 2048

@@ -33,6 +33,8 @@ class Placed:
     """The single source is stored (in, out): GPT-2's Conv1D."""
     shift: float = 0.0
     """Added to every element, in float32: Gemma's norms are stored as what they differ from one by."""
+    unread: int = 0
+    """How many of the single source's first rows are left out because no model reads them."""
 
     @property
     def unchanged(self) -> bool:

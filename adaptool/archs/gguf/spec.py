@@ -91,6 +91,8 @@ class ArchSpec:
 
     lacks: str = ""
     """The tensor whose absence does so: "token_types.weight"."""
+    vocabulary: str = ""
+    """The ``tokenizer.ggml.model`` that does so: "t5"."""
 
     @cached_property
     def compiled_rules(self) -> tuple[tuple[re.Pattern[str], Rule], ...]:

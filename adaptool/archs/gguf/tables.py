@@ -101,12 +101,18 @@ def _plain_name(setting: Any) -> Any:
     return ACTIVATIONS.get(setting, setting) if isinstance(setting, str) else setting
 
 
-def spec_named(arch: str, keys: Container[str], tensors: Container[str]) -> ArchSpec | None:
-    """The table of a GGUF whose ``general.architecture`` is ``arch``, by its metadata's and its tensors' names."""
+def spec_named(
+    arch: str, keys: Container[str], tensors: Container[str], vocabulary: str | None = None
+) -> ArchSpec | None:
+    """The table of a GGUF whose ``general.architecture`` is ``arch``, by its metadata's and its tensors' names.
+
+    ``vocabulary`` is its ``tokenizer.ggml.model``.
+    """
     named = [spec for spec in SPECS if spec.name == arch]
     marked = [spec for spec in named if spec.marked_by and f"{arch}.{spec.marked_by}" in keys]
     lacking = [spec for spec in named if spec.lacks and spec.lacks not in tensors]
-    return next(iter((*marked, *lacking, *named)), None)
+    spoken = [spec for spec in named if spec.vocabulary and spec.vocabulary == vocabulary]
+    return next(iter((*marked, *lacking, *spoken, *named)), None)
 
 
 GLOBAL = ("general.", "tokenizer.")
