@@ -26,6 +26,8 @@ quantiser loses on the very same rows, and this table only stands in for it.
 
 from __future__ import annotations
 
+import math
+
 from adaptool.tensors.dtypes import DType
 
 TYPICAL = {
@@ -90,13 +92,14 @@ def bound(kind: DType, ours: float | None, *, imatrix: bool) -> float:
     """The most a faithful tensor of this type loses, where our quantiser loses ``ours`` on the same rows."""
     if ours is None:
         return typical(kind) * WIDEST
-    slack = WITH_IMATRIX if imatrix else SAME_QUANTISER
-    return max(slack * ours, typical(kind)) if imatrix else slack * ours + typical(kind) / 100
+    if not kind.blocked:
+        return ours + typical(kind)
+    return max(WITH_IMATRIX * ours, typical(kind)) if imatrix else SAME_QUANTISER * ours + typical(kind) / 100
 
 
-def block_bound(kind: DType, *, imatrix: bool) -> float:
-    """The most one block of a faithful tensor loses."""
-    loss = typical(kind)
+def block_bound(kind: DType, rounded: DType | None, *, imatrix: bool) -> float:
+    """The most one block of a faithful tensor loses; ``rounded`` is what an update in it was rounded to before."""
+    loss = math.hypot(typical(kind), typical(rounded) if rounded is not None else 0.0)
     if loss >= COARSE:
         return COARSE_BLOCK_MOST
-    return BLOCK_MOST if imatrix else min(BLOCK_MOST, BLOCK_FACTOR * loss)
+    return BLOCK_MOST if imatrix and kind.blocked else min(BLOCK_MOST, BLOCK_FACTOR * loss)

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from adaptool.archs.gguf.placed import Placed
-from adaptool.gguf.imatrix import Imatrix
 from adaptool.parity.compare import BLOCK_BYTES
 from adaptool.parity.diagnosis import DIFFERS, FEW, FEW_SHARE, NOT_FINITE, UNRELATED, Finding
 from adaptool.parity.gguf_judged import Judged
@@ -21,7 +20,6 @@ from adaptool.parity.gguf_model import GgufModel
 from adaptool.parity.gguf_placings import misplacings
 from adaptool.parity.gguf_trials import SAMPLE_SLACK, Case, Trials
 from adaptool.parity.gguf_updates import Updates
-from adaptool.tensors.store import Store
 
 WEIGHTS_SCALED, SWAPPED, ROWS = "weights scaled", "another tensor", "rows elsewhere"
 
@@ -40,10 +38,9 @@ UNLIKE = 0.3
 class Diagnosis:
     """Diagnoses tensors of ``actual``; safe to call from several threads."""
 
-    def __init__(self, model: GgufModel, actual: Store, imatrix: Imatrix | None, *, whole: bool) -> None:
-        self._model, self._actual = model, actual
-        self._trials = Trials(actual, imatrix, whole)
-        self._updates = Updates(model, self._trials)
+    def __init__(self, model: GgufModel, trials: Trials) -> None:
+        self._model, self._actual, self._trials = model, trials.actual, trials
+        self._updates = Updates(model, trials)
 
     def __call__(self, case: Case) -> Finding:
         """What is wrong with it."""

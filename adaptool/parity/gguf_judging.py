@@ -18,10 +18,10 @@ from adaptool.gguf.imatrix import Imatrix
 from adaptool.gguf.mixtures import Choice
 from adaptool.gguf.quantised import Quantised
 from adaptool.parity.compare import Pair
-from adaptool.parity.gguf_bands import block_bound
-from adaptool.parity.gguf_judged import Judged, Place, Update
+from adaptool.parity.gguf_bands import block_bound, typical
+from adaptool.parity.gguf_judged import Judged, Place, Update, total
 from adaptool.parity.gguf_model import GgufModel
-from adaptool.tensors.dtypes import F16, F32, Array, DType, Floats, widen
+from adaptool.tensors.dtypes import BF16, F16, F32, Array, DType, Floats, narrow, widen
 from adaptool.tensors.ggml.prebuilt import IMPORTANCE_REQUIRED
 from adaptool.tensors.ggml.quantize import backends
 from adaptool.tensors.ggml.types import GGMLType
@@ -33,7 +33,7 @@ class Judge:
     """Judges rows of a file against a model; safe to call from several threads.
 
     ``names`` are the file's tensors by name, each with the model's. ``whole``: every row is quantised again and
-    compared byte by byte; else the first, middle and last rows are, for their loss alone.
+    compared byte by byte; else the first, middle and last rows are, for their loss alone. Of slow types few rows are.
     """
 
     def __init__(
@@ -47,14 +47,20 @@ class Judge:
 
     def __call__(self, pair: Pair, start: int, stop: int) -> Judged:
         """Rows ``start:stop`` of a tensor, by the file's name for it."""
-        name = pair.actual
-        info = self._actual[name]
+        info = self._actual[pair.actual]
+        middle = min(stop, self._asked(info, start, stop))
+        parts = ((start, middle, True), (middle, stop, False))
+        judged = [self._rows(info, first, last, ask=ask) for first, last, ask in parts if first < last]
+        return total(judged) if judged else Judged()
+
+    def _rows(self, info: TensorInfo, start: int, stop: int, *, ask: bool) -> Judged:
+        name = info.name
         raw = self._actual.read(name, start, stop)
         x = numbers(self._expected, name, start, stop)
         q = file_values(raw, info)
-        ours = self._again(info, start, stop)
+        ours = self._ours.read(name, start, stop) if ask else None
         unequal = _unequal(raw, ours, info.dtype) if ours is not None and self._compares(info.dtype) else None
-        found = replace(self._compared(raw, unequal, info, start, stop), elements=x.size)
+        found = replace(self._compared(raw, unequal, info, start, x), elements=x.size)
         if broken := int(np.count_nonzero(~np.isfinite(q) & np.isfinite(x))):
             return replace(found, nonfinite=broken)
         away = q - x
@@ -64,37 +70,45 @@ class Judge:
         made = None if ours is None else file_values(ours, info)
         if made is not None:
             found = replace(found, sampled=found.squares, ours=dot(made - x, made - x))
-        if made is not None or not self._can(info.dtype):
-            found = replace(found, **self._along(name, start, stop, q, x if made is None else made))
+        if made is not None or not can_quantise(info.dtype, self._imatrix):
+            found = replace(found, **self._along(info, start, stop, q, x, made))
         return replace(found, **self._damage(info, start, x, away, unequal, made))
 
-    def _compared(self, raw: Array, unequal: Array | None, info: TensorInfo, start: int, stop: int) -> Judged:
+    def _asked(self, info: TensorInfo, start: int, stop: int) -> int:
+        """The first of the rows that are not quantised again."""
+        if not can_quantise(info.dtype, self._imatrix):
+            return start
+        if info.dtype.name in SLOW:
+            return start + max(1, SLOW_ELEMENTS // max(1, info.columns))
+        wanted = self._compares(info.dtype) or any(start <= row < stop for row in (0, info.rows // 2, info.rows - 1))
+        return stop if wanted else start
+
+    def _compared(self, raw: Array, unequal: Array | None, info: TensorInfo, start: int, x: Floats) -> Judged:
         if unequal is None:
             return Judged()
-        width = info.dtype.block if isinstance(info.dtype, GGMLType) else 1
-        found = Judged(
-            blocks=unequal.size, unequal=int(np.count_nonzero(unequal)), unequal_at=_first(unequal, start, width)
-        )
-        if not 0 < found.unequal <= REROUTED_SHARE * unequal.size or not isinstance(info.dtype, GGMLType):
-            return found
+        number = int(np.count_nonzero(unequal))
+        few = 0 < number <= REROUTED_SHARE * unequal.size
+        left = self._unrouted(raw, unequal, info, start, x) if few else unequal
+        place = _first(left, start, info.dtype.block if isinstance(info.dtype, GGMLType) else 1)
+        rerouted = number - int(np.count_nonzero(left))
+        return Judged(blocks=unequal.size, unequal=number, rerouted=rerouted, unequal_at=place)
+
+    def _unrouted(self, raw: Array, unequal: Array, info: TensorInfo, start: int, x: Floats) -> Array:
+        """Those of the unequal blocks that no other 16-bit type on the way explains."""
         left = unequal.copy()
+        if not isinstance(info.dtype, GGMLType):
+            for kind in (F16, BF16):
+                left &= raw.reshape(left.shape) != narrow(widen(narrow(x, kind), kind), info.dtype)
+            return left
         for route in self._routes:
             for row in np.flatnonzero(left.any(axis=1)):
                 once = route.read(info.name, start + int(row), start + int(row) + 1)
                 left[row] &= _unequal(raw[row : row + 1], once, info.dtype)[0]
-        return replace(found, rerouted=found.unequal - int(np.count_nonzero(left)))
+        return left
 
     def _compares(self, kind: DType) -> bool:
         """Whether bytes tell: without the imatrix that was used, those of quantised types do not."""
         return self._whole or not isinstance(kind, GGMLType)
-
-    def _can(self, kind: DType) -> bool:
-        return can_quantise(kind, self._imatrix)
-
-    def _again(self, info: TensorInfo, start: int, stop: int) -> Array | None:
-        """The same rows by our quantiser, where they are wanted and it can."""
-        wanted = self._compares(info.dtype) or any(start <= row < stop for row in (0, info.rows // 2, info.rows - 1))
-        return self._ours.read(info.name, start, stop) if wanted and self._can(info.dtype) else None
 
     def _damage(
         self, info: TensorInfo, start: int, x: Floats, away: Floats, unequal: Array | None, made: Floats | None
@@ -103,10 +117,11 @@ class Judge:
         kind = info.dtype
         width = kind.block if isinstance(kind, GGMLType) else x.shape[-1]
         lost, held = _by_block(away, width), _by_block(x, width)
-        suspects = lost > block_bound(kind, imatrix=not self._whole) ** 2 * held
+        rounded = self._model.float_type if self._names[info.name] in self._model.touched else None
+        suspects = lost > block_bound(kind, rounded, imatrix=not self._whole) ** 2 * held
         if unequal is not None and isinstance(kind, GGMLType):
             suspects &= unequal
-        if suspects.any() and made is None and self._can(kind):
+        if suspects.any() and made is None and can_quantise(kind, self._imatrix):
             made = file_values(self._ours.read(info.name, start, start + len(x)), info)
         if suspects.any() and made is not None:
             suspects &= lost > BLOCK_SLACK * _by_block(made - x, width)
@@ -118,20 +133,30 @@ class Judge:
             "damaged_at": _first(suspects, start, width),
         }
 
-    def _along(self, name: str, start: int, stop: int, q: Floats, ours: Floats) -> dict[str, Any]:
+    def _along(
+        self, info: TensorInfo, start: int, stop: int, q: Floats, x: Floats, made: Floats | None
+    ) -> dict[str, Any]:
         """The projections on the update, and the distance from the merge without its rounding."""
         unmerged, unrounded = self._model.unmerged, self._model.unrounded
-        own = self._names[name]
+        own = self._names[info.name]
         if unmerged is None or unrounded is None or own not in self._model.touched:
             return {}
         base, exact = numbers(unmerged, own, start, stop), numbers(unrounded, own, start, stop)
         delta, moved = exact - base, q - base
+        # least squares shrink what they quantise, and with it the update
+        ours = dot((x if made is None else made) - base, delta) * (1 - typical(info.dtype) ** 2 if made is None else 1)
         return {
-            "update": Update(q.size, dot(delta, delta), dot(moved, delta), dot(moved, moved), dot(ours - base, delta)),
+            "update": Update(q.size, dot(delta, delta), dot(moved, delta), dot(moved, moved), ours),
             "unrounded": dot(q - exact, q - exact),
             "unrounded_squares": dot(exact, exact),
         }
 
+
+SLOW = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")
+"""Types whose quantisers search long: a tenth of a million elements a second and less. Of them a few rows are made."""
+
+SLOW_ELEMENTS = 4096
+"""Of each block of rows."""
 
 BLOCK_SLACK = 4.0
 """Times our quantiser's squared loss of a block that any faithful one may lose."""

@@ -20,12 +20,12 @@ from adaptool.gguf.recipe import FILE_TYPES
 from adaptool.jobs import default_workers, run
 from adaptool.parity.compare import Pair, measure_pairs
 from adaptool.parity.defects import Suspect
-from adaptool.parity.diagnosis import FLIPPED, NOT_APPLIED, SCALED, Finding
+from adaptool.parity.diagnosis import FEW_SHARE, FLIPPED, NOT_APPLIED, SCALED, Finding
 from adaptool.parity.gguf_bands import bound, typical
 from adaptool.parity.gguf_defects import GgufEvidence, tensor_defects
 from adaptool.parity.gguf_diagnosis import Diagnosis
 from adaptool.parity.gguf_judged import Judged, Update, total
-from adaptool.parity.gguf_judging import Judge, again, can_quantise
+from adaptool.parity.gguf_judging import SLOW, Judge, again, can_quantise
 from adaptool.parity.gguf_metadata import check_metadata
 from adaptool.parity.gguf_model import GgufModel
 from adaptool.parity.gguf_report import (
@@ -36,10 +36,11 @@ from adaptool.parity.gguf_report import (
     TypeLoss,
     good_sentence,
 )
-from adaptool.parity.gguf_trials import Case
-from adaptool.parity.gguf_updates import UPDATE_TOLERANCE, off, settled
+from adaptool.parity.gguf_trials import Case, Trials
+from adaptool.parity.gguf_updates import UPDATE_TOLERANCE, Updates, off, settled
 from adaptool.tensors.compute import single_threaded_blas
 from adaptool.tensors.dtypes import DType
+from adaptool.tensors.ggml.types import GGMLType
 from adaptool.tensors.gguf import GgufFile, SplitGguf, open_gguf
 from adaptool.tensors.views import Selected
 
@@ -133,12 +134,10 @@ class GgufVerifyJob:
         proven = {self.actual[name].dtype for name, one in judged.items() if one.blocks and not one.unequal}
         verdicts = {name: self._verdict(name, one, bounds[name], proven) for name, one in judged.items()}
         lost = self._lost_together(judged, verdicts)
-        diagnosis = Diagnosis(self.model, self.actual, self.imatrix, whole=self.whole)
-        wrong = [Case(name, self.names[name], judged[name], bounds[name])
-                 for name, verdict in verdicts.items() if verdict == "wrong"]  # fmt: skip
-        diagnosed = dict(run(lambda case: (case.name, diagnosis(case)), wrong, self.workers))
-        findings = settled({case.name: diagnosed[case.name] for case in wrong}) | lost
         verdicts |= dict.fromkeys(lost, "wrong")
+        cases = {name: Case(name, self.names[name], judged[name], bounds[name])
+                 for name, verdict in verdicts.items() if verdict == "wrong"}  # fmt: skip
+        findings = settled(self._diagnosed(cases, lost))
         metadata = check_metadata(self.model, self.actual.keys, self.actual)
         suspects = tuple(Suspect(name, findings[name]) for name in judged if name in findings)
         missing = tuple(name for name in self.model.converted if name not in self.names.values())
@@ -162,6 +161,18 @@ class GgufVerifyJob:
             notes=(*self.model.notes, *self._notes(judged), *metadata.notes),
         )  # fmt: skip
 
+    def _diagnosed(self, cases: Mapping[str, Case], lost: Mapping[str, Finding]) -> dict[str, Finding]:
+        """What is wrong with each tensor; of those that only together are wrong what all of them have lost."""
+        trials = Trials(self.actual, self.imatrix, self.whole)
+        diagnosis, updates = Diagnosis(self.model, trials), Updates(self.model, trials)
+
+        def diagnose(name: str) -> tuple[str, Finding]:
+            known = lost.get(name)
+            return name, diagnosis(cases[name]) if known is None else updates.by_bytes(cases[name]) or known
+
+        found = dict(run(diagnose, cases, self.workers))
+        return {name: found[name] for name in cases}  # they come as they are finished
+
     def _bound(self, name: str, judged: Judged) -> float:
         kind, own = self.actual[name].dtype, self.names[name]
         limit = bound(kind, judged.our_rmse, imatrix=not self.whole)
@@ -173,13 +184,19 @@ class GgufVerifyJob:
         """``proven`` are the types whose quantiser was ours in some tensor, and so in all."""
         if judged.nonfinite:
             return "wrong"
-        if judged.blocks and not judged.unequal:
+        width = kind.block if isinstance(kind := self.actual[name].dtype, GGMLType) else 1
+        equal = judged.blocks > 0 and not judged.unequal
+        if equal and judged.blocks * width == judged.elements:
             return "bit-equal"
         if judged.damaged or min(judged.rmse, judged.unrounded_rmse or np.inf) > limit or off(judged.update):
             return "wrong"
-        kind, touched = self.actual[name].dtype, self.names[name] in self.model.touched
-        certain = judged.blocks and kind.blocked and kind in proven and kind.name not in UNSURE and not touched
-        return "wrong" if certain and judged.unequal > judged.rerouted else "within the band"
+        if equal:
+            return "bit-equal"
+        left = judged.unequal - judged.rerouted
+        if self.names[name] in self.model.touched or kind.name in UNSURE or not left:
+            return "within the band"
+        certain = kind in proven if kind.blocked else left <= FEW_SHARE * judged.blocks
+        return "wrong" if certain else "within the band"
 
     def _lost_together(self, judged: Mapping[str, Judged], verdicts: Mapping[str, GgufVerdict]) -> dict[str, Finding]:
         """Tensors whose updates are too small to be told one by one, and together are not there."""
@@ -239,6 +256,9 @@ class GgufVerifyJob:
         routed = sum(one.rerouted > 0 for one in judged.values())
         if routed:
             yield f"{routed} tensors have blocks that were converted by way of another 16-bit type"
+        slow = sorted({kind for name in judged if (kind := self.actual[name].dtype.name) in SLOW})
+        if slow and self.whole:
+            yield f"of {', '.join(slow)}, which quantise slowly, a sample of rows was compared byte by byte"
         coarse = sum(not can_quantise(self.actual[name].dtype, self.imatrix) for name in judged)
         if coarse:
             yield f"{coarse} tensors are of types that need an imatrix to be quantised again: looser bounds apply"
