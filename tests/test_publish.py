@@ -17,8 +17,8 @@ from making import llama, lora, merged, refusal_of, tree, write_json
 
 from adaptool.api import merge
 from adaptool.errors import AdaptoolError, DiskError, MismatchError, ParityError, UsageError
-from adaptool.writing import publish
 from adaptool.merging.options import MergeOptions
+from adaptool.writing import publish
 
 
 @pytest.fixture

@@ -20,12 +20,12 @@ from making import edit_json, llama, lora, merged, tree
 
 from adaptool.api import merge
 from adaptool.errors import AdaptoolError, DiskError
-from adaptool.writing import journal
-from adaptool.writing.journal import JOURNAL_NAME, Journal
 from adaptool.merging.options import MergeOptions
-from adaptool.writing.publish import partial_path
 from adaptool.tensors.dtypes import F16
 from adaptool.tensors.writer import PieceWriter
+from adaptool.writing import journal
+from adaptool.writing.journal import JOURNAL_NAME, Journal
+from adaptool.writing.publish import partial_path
 
 LAYERS = 6
 KILLED = -signal.SIGKILL
