@@ -42,7 +42,7 @@ from adaptool.tensors.ggml.quantize import Backend
 from adaptool.writing.publish import LOCK_NAME, partial_path
 
 TYPES = "q4_k_m,q8_0,f16"
-CRASHES = 12
+CRASHES = 8
 """Moments at which a conversion is killed, spread over the system calls it makes."""
 
 
