@@ -56,6 +56,8 @@ def compile_library(target: Path, sources: list[Path]) -> bool:
     compiler = next(filter(None, map(shutil.which, candidates)), None)
     if compiler is None or sys.platform == "win32":
         return False
+    if up_to_date(target, [*sources, *target.parent.glob("*.h"), Path(__file__)]):
+        return True
     # Dispatch on the processor at load time (GNU ifunc); other platforms compile for their baseline.
     variants = [["-DADAPTOOL_CLONES"], []] if platform.machine() in ("x86_64", "AMD64") else [[]]
     with tempfile.TemporaryDirectory(dir=target.parent) as work, ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -71,6 +73,11 @@ def compile_library(target: Path, sources: list[Path]) -> bool:
                 made.replace(target)
                 return True
     return False
+
+
+def up_to_date(target: Path, sources: list[Path]) -> bool:
+    """Whether the library is newer than all it is made from: an editable install is repeated for every extra."""
+    return target.exists() and all(source.stat().st_mtime <= target.stat().st_mtime for source in sources)
 
 
 def succeeds(*command: str) -> bool:
