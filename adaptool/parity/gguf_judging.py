@@ -42,8 +42,8 @@ class Judge:
         self._model, self._actual, self._names = model, actual, names
         self._imatrix, self._whole = imatrix, whole
         self._expected = Selected(model.converted, names)
-        self._ours = again(model, actual, names, imatrix)
-        self._routes = [again(model.by_way_of(kind), actual, names, imatrix) for kind in (F16, F32)]
+        self._ours = again(model.converted, actual, names, imatrix)
+        self._routes = [again(model.by_way_of(kind).converted, actual, names, imatrix) for kind in (F16, F32)]
 
     def __call__(self, pair: Pair, start: int, stop: int) -> Judged:
         """Rows ``start:stop`` of a tensor, by the file's name for it."""
@@ -165,10 +165,10 @@ REROUTED_SHARE = 0.1
 """Of the blocks of some rows: where more differ, another 16-bit type on the way is not the reason."""
 
 
-def again(model: GgufModel, actual: Store, names: Mapping[str, str], imatrix: Imatrix | None) -> Quantised:
-    """The model's tensors under the file's names and in its types."""
+def again(converted: Store, actual: Store, names: Mapping[str, str], imatrix: Imatrix | None) -> Quantised:
+    """A model's tensors under the file's names and in its types."""
     choices = {name: Choice(actual[name].dtype) for name in names}
-    return Quantised(Selected(model.converted, names), choices, imatrix)
+    return Quantised(Selected(converted, names), choices, imatrix)
 
 
 def numbers(store: Store, name: str, start: int, stop: int) -> Floats:

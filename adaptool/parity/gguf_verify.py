@@ -25,7 +25,7 @@ from adaptool.parity.gguf_bands import bound, typical
 from adaptool.parity.gguf_defects import GgufEvidence, tensor_defects
 from adaptool.parity.gguf_diagnosis import Diagnosis
 from adaptool.parity.gguf_judged import Judged, Update, total
-from adaptool.parity.gguf_judging import SLOW, Judge, again, can_quantise
+from adaptool.parity.gguf_judging import SLOW, Judge, can_quantise
 from adaptool.parity.gguf_metadata import check_metadata
 from adaptool.parity.gguf_model import GgufModel
 from adaptool.parity.gguf_report import (
@@ -36,6 +36,7 @@ from adaptool.parity.gguf_report import (
     TypeLoss,
     good_sentence,
 )
+from adaptool.parity.gguf_routes import Route, find_route
 from adaptool.parity.gguf_trials import Case, Trials
 from adaptool.parity.gguf_updates import UPDATE_TOLERANCE, Updates, off, settled
 from adaptool.tensors.compute import single_threaded_blas
@@ -44,13 +45,9 @@ from adaptool.tensors.ggml.types import GGMLType
 from adaptool.tensors.gguf import GgufFile, SplitGguf, open_gguf
 from adaptool.tensors.views import Selected
 
-PROBES, PROBE_ROWS = 12, 4
-"""Tensors, and rows of each, that are quantised first, to learn whether bytes can be compared at all."""
-
 UNSURE = ("IQ1_M",)
 """Types whose quantisers are known to disagree in a rare row."""
 
-IMATRIX_KEY = "quantize.imatrix.file"
 EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 
 
@@ -92,7 +89,7 @@ class GgufVerifyJob:
     @property
     def nbytes(self) -> int:
         """Bytes to be compared."""
-        return sum(self.model.converted[self.names[pair.actual]].nbytes for pair in self.pairs)
+        return sum(self.route.model.converted[self.names[pair.actual]].nbytes for pair in self.pairs)
 
     @property
     def report(self) -> GgufVerification:
@@ -101,27 +98,15 @@ class GgufVerifyJob:
         return self._report
 
     @cached_property
-    def whole(self) -> bool:
-        """Whether the blocks of quantised types can be compared byte by byte."""
-        if IMATRIX_KEY in self.actual.keys and self.imatrix is None:
-            return False
-        kinds = {pair.actual: self.actual[pair.actual].dtype for pair in self.pairs}
-        names = [name for name, kind in kinds.items() if kind.blocked and can_quantise(kind, self.imatrix)]
-        if not names:
-            return True
-        plain = [name for name in names if self.names[name] not in self.model.touched] or names
-        chosen = [plain[place] for place in sorted({int(at) for at in np.linspace(0, len(plain) - 1, PROBES)})]
-        return 2 * sum(map(self._is_ours, chosen)) >= len(chosen)
-
-    def _is_ours(self, name: str) -> bool:
-        rows = min(PROBE_ROWS, self.actual[name].rows)
-        ours = again(self.model, self.actual, {name: self.names[name]}, self.imatrix)
-        return bool(np.array_equal(self.actual.read(name, 0, rows), ours.read(name, 0, rows)))
+    def route(self) -> Route:
+        """What it is held against, and whether byte by byte."""
+        names = {pair.actual: self.names[pair.actual] for pair in self.pairs}
+        return find_route(self.model, self.actual, names, self.imatrix)
 
     def __iter__(self) -> Iterator[int]:
-        judge = Judge(self.model, self.actual, self.names, self.imatrix, whole=self.whole)
+        judge = Judge(self.route.model, self.actual, self.names, self.imatrix, whole=self.route.whole)
         judged: dict[str, Judged] = {}
-        expected = Selected(self.model.converted, self.names)
+        expected = Selected(self.route.model.converted, self.names)
         with single_threaded_blas():
             for done in measure_pairs(self.pairs, expected, judge, self.workers):
                 if done.pair is not None:
@@ -155,7 +140,7 @@ class GgufVerifyJob:
         verdict: GgufVerdict = "wrong" if defects else "within the band" if counts["within the band"] else "bit-equal"
         return GgufVerification(
             verdict=verdict,
-            sentence=defects[0].sentence if defects else good_sentence(tensors, self._file_type, whole=self.whole),
+            sentence=defects[0].sentence if defects else self._good_sentence(tensors),
             file_type=self._file_type, counts=counts, types=tuple(self._types(tensors)), defects=defects,
             tensors=tensors, missing=missing, unexpected=unexpected,
             notes=(*self.model.notes, *self._notes(judged), *metadata.notes),
@@ -163,8 +148,8 @@ class GgufVerifyJob:
 
     def _diagnosed(self, cases: Mapping[str, Case], lost: Mapping[str, Finding]) -> dict[str, Finding]:
         """What is wrong with each tensor; of those that only together are wrong what all of them have lost."""
-        trials = Trials(self.actual, self.imatrix, self.whole)
-        diagnosis, updates = Diagnosis(self.model, trials), Updates(self.model, trials)
+        trials = Trials(self.actual, self.imatrix, self.route.whole)
+        diagnosis, updates = Diagnosis(self.route.model, trials), Updates(self.route.model, trials)
 
         def diagnose(name: str) -> tuple[str, Finding]:
             known = lost.get(name)
@@ -175,9 +160,9 @@ class GgufVerifyJob:
 
     def _bound(self, name: str, judged: Judged) -> float:
         kind, own = self.actual[name].dtype, self.names[name]
-        limit = bound(kind, judged.our_rmse, imatrix=not self.whole)
+        limit = bound(kind, judged.our_rmse, imatrix=not self.route.whole)
         if own in self.model.touched:  # merged and rounded elsewhere
-            limit = float(np.hypot(limit, typical(self.model.float_type)))
+            limit = float(np.hypot(limit, typical(self.route.model.float_type)))
         return limit
 
     def _verdict(self, name: str, judged: Judged, limit: float, proven: Container[DType]) -> GgufVerdict:
@@ -230,6 +215,9 @@ class GgufVerifyJob:
             finding,
         )  # fmt: skip
 
+    def _good_sentence(self, tensors: Sequence[GgufTensorVerdict]) -> str:
+        return good_sentence(tensors, self._file_type, whole=self.route.whole)
+
     def _types(self, tensors: Sequence[GgufTensorVerdict]) -> Iterator[TypeLoss]:
         sizes = Counter[DType]()
         for tensor in tensors:
@@ -247,17 +235,14 @@ class GgufVerifyJob:
         return next((label for label, kind in FILE_TYPES.items() if number and kind.number == number.data), None)
 
     def _notes(self, judged: Mapping[str, Judged]) -> Iterator[str]:
-        if IMATRIX_KEY in self.actual.keys and self.imatrix is None:
-            yield "made with an imatrix, without which blocks cannot be compared byte by byte: --imatrix gives it"
-        elif not self.whole:
-            yield "its blocks are not llama-quantize's without an imatrix: losses are compared, not bytes"
+        yield from self.route.notes
         if OUTPUT in self.names and self.names[OUTPUT] == EMBEDDING:
             yield f"{OUTPUT} is stored though the model shares it with {EMBEDDING}"
         routed = sum(one.rerouted > 0 for one in judged.values())
         if routed:
             yield f"{routed} tensors have blocks that were converted by way of another 16-bit type"
         slow = sorted({kind for name in judged if (kind := self.actual[name].dtype.name) in SLOW})
-        if slow and self.whole:
+        if slow and self.route.whole:
             yield f"of {', '.join(slow)}, which quantise slowly, a sample of rows was compared byte by byte"
         coarse = sum(not can_quantise(self.actual[name].dtype, self.imatrix) for name in judged)
         if coarse:
@@ -282,7 +267,9 @@ def open_gguf_job(
     actual = open_gguf(path)
     kind = actual.keys.get("general.type")
     if kind is not None and kind.data not in ("model", ""):
-        raise UnsupportedError(f"{path}: holds no model but a GGUF of the type {kind.data!r:.40}")
+        raise UnsupportedError(
+            f"{path}: holds no model but a GGUF of the type {kind.data!r:.40}", hint="give the GGUF of a model"
+        )
     if not len(actual):
         raise FormatError(f"{path}: holds no tensors, only a vocabulary", hint="give the GGUF of the model")
     return GgufVerifyJob(model, actual, imatrix, workers or default_workers(), notes)
