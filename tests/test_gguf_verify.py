@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 from making import edit_json, numbers, write_json, write_tensors
-from making_gguf import HEADS, LAYERS, WIDTH, adapter, converted, converted_lora, merged_gguf, model
+from making_gguf import (
+    HEADS,
+    LAYERS,
+    TOKENS,
+    WIDTH,
+    adapter,
+    converted,
+    converted_lora,
+    merged_gguf,
+    model,
+)
 from test_imatrix import write_gguf as write_imatrix
 from test_schemas import check
 
@@ -185,7 +195,8 @@ def test_another_type_on_the_way_is_no_defect(made, tmp_path, types, dtype):
 def test_a_float32_model_quantised_by_way_of_16_bits(tmp_path, dtype, words):
     base = model(tmp_path / "base", "F32")
     found = verified(converted(base, tmp_path / "x.gguf", "q4_k_m", dtype=dtype), base)
-    assert (found.verdict, found.notes) == ("bit-equal", (f"converted by way of {words}",))
+    assert (found.defects, found.notes[0]) == ((), f"converted by way of {words}")
+    assert {"F32"} == {tensor.type for tensor in found.tensors if tensor.verdict != "bit-equal"}
 
 
 def imatrix(path: Path, gguf: Path) -> Path:
@@ -265,6 +276,22 @@ def test_one_of_two_adapters_was_left_out(made, label):
     found = verified(made / "merged" / f"merged-{label}.gguf", made / "base", made / "lora", made / "other")
     assert kinds(found) == ["an adapter left out"]
     assert found.sentence.endswith(": other")
+
+
+def test_a_head_that_the_adapter_parts_from_the_embedding(tmp_path):
+    base, rows = model(tmp_path / "base", tied=True), len(TOKENS)
+    head = {
+        "base_model.model.lm_head.lora_A.weight": ("F32", numbers("F32", (4, WIDTH), 1)),
+        "base_model.model.lm_head.lora_B.weight": ("F32", numbers("F32", (rows, 4), 2)),
+    }
+    lora = adapter(tmp_path / "lora", targets=("q_proj",), extra=head, target_modules=["q_proj", "lm_head"])
+    out = merged_gguf(lora, base, tmp_path / "out", "q8_0", safetensors=False) / "out-Q8_0.gguf"
+    assert verified(out, base, lora).verdict == "bit-equal"
+    keys, tensors = read(out)
+    del tensors["output.weight"]
+    found = verified(write(tmp_path / "x.gguf", keys, tensors), base, lora)
+    assert kinds(found) == ["tensor missing"]
+    assert "which this file has as one" in found.sentence
 
 
 def test_a_merge_held_against_its_base_alone(made):

@@ -26,6 +26,8 @@ class GgufEvidence:
     unexpected: tuple[str, ...]
     misshapen: tuple[tuple[str, str], ...]
     """(name, how its shape differs)."""
+    own_head: str | None = None
+    """The output head, where the base shares it with the embedding and the merge must not."""
 
 
 def tensor_defects(evidence: GgufEvidence) -> Iterator[Defect]:
@@ -39,8 +41,8 @@ def tensor_defects(evidence: GgufEvidence) -> Iterator[Defect]:
         what = "the tensors that the adapter does not touch" if evidence.touched else "its tensors"
         sentence = f"it was made from another model: {len(stray)} of {untouched} of {what} are not this one's"
         yield _defect("base differs", sentence, _names(stray))
-    yield from _of_shapes(evidence)
     yield from _of_updates(evidence, [suspect for suspect in wrong if suspect.finding.kind in UPDATES])
+    yield from _of_shapes(evidence)
     for kind, reason, suspects in _grouped([s for s in wrong if s.finding.kind not in UPDATES]):
         if other_model and kind in (UNRELATED, DIFFERS):
             continue
@@ -54,7 +56,9 @@ def _of_shapes(evidence: GgufEvidence) -> Iterator[Defect]:
         yield _defect(SHAPE, f"{_count(names)} of another shape: {name} {how}", names)
     if evidence.missing:
         where = group(evidence.missing, evidence.compared)
-        yield _defect(MISSING, f"{_count(evidence.missing)} missing: {where}", evidence.missing)
+        tied = evidence.own_head and evidence.own_head in evidence.missing
+        why = ": the adapter changes the embedding or the head alone, which this file has as one" if tied else ""
+        yield _defect(MISSING, f"{_count(evidence.missing)} missing: {where}{why}", evidence.missing)
     if evidence.unexpected:
         where = group(evidence.unexpected, ())
         yield _defect(

@@ -16,7 +16,6 @@ from adaptool.parity.compare import BLOCK_BYTES
 from adaptool.parity.diagnosis import DIFFERS, FEW, FEW_SHARE, NOT_FINITE, UNRELATED, Finding
 from adaptool.parity.gguf_judged import Judged
 from adaptool.parity.gguf_judging import numbers
-from adaptool.parity.gguf_model import GgufModel
 from adaptool.parity.gguf_placings import misplacings
 from adaptool.parity.gguf_trials import SAMPLE_SLACK, Case, Trials
 from adaptool.parity.gguf_updates import Updates
@@ -38,9 +37,9 @@ UNLIKE = 0.3
 class Diagnosis:
     """Diagnoses tensors of ``actual``; safe to call from several threads."""
 
-    def __init__(self, model: GgufModel, trials: Trials) -> None:
-        self._model, self._actual, self._trials = model, trials.actual, trials
-        self._updates = Updates(model, trials)
+    def __init__(self, trials: Trials) -> None:
+        self._model, self._actual, self._trials = trials.model, trials.actual, trials
+        self._updates = Updates(trials)
 
     def __call__(self, case: Case) -> Finding:
         """What is wrong with it."""
@@ -48,7 +47,7 @@ class Diagnosis:
         if judged.nonfinite:
             return Finding(NOT_FINITE)
         if is_local(judged) and judged.spared_rmse <= case.bound:
-            return Finding(FEW, reasons=(_damage(judged),))
+            return self._updates.by_bytes(case) or Finding(FEW, reasons=(_damage(judged),))
         found = self._updates(case) or _whole_scale(case) or next(self._elsewhere(case), None)
         return found or _unexplained(judged)
 

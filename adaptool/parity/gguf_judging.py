@@ -87,7 +87,7 @@ class Judge:
         if unequal is None:
             return Judged()
         number = int(np.count_nonzero(unequal))
-        few = 0 < number <= REROUTED_SHARE * unequal.size
+        few = 0 < number <= REROUTED_SHARE * unequal.size or not info.dtype.blocked
         left = self._unrouted(raw, unequal, info, start, x) if few else unequal
         place = _first(left, start, info.dtype.block if isinstance(info.dtype, GGMLType) else 1)
         rerouted = number - int(np.count_nonzero(left))

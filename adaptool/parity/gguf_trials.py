@@ -13,6 +13,7 @@ from adaptool.gguf.mixtures import Choice
 from adaptool.gguf.quantised import Quantised
 from adaptool.parity.gguf_judged import Judged
 from adaptool.parity.gguf_judging import can_quantise, file_values, numbers
+from adaptool.parity.gguf_model import GgufModel
 from adaptool.tensors.dtypes import Array, Floats
 from adaptool.tensors.ggml.types import GGMLType
 from adaptool.tensors.store import Store
@@ -45,18 +46,21 @@ class Case:
 
 @dataclass(frozen=True)
 class Trials:
-    """Tries candidates for the tensors of ``actual``; ``whole``: bytes can be compared."""
+    """Tries candidates for the tensors of ``actual`` that are not the model's; ``whole``: bytes can be compared."""
 
+    model: GgufModel
     actual: Store
     imatrix: Imatrix | None
     whole: bool
 
-    def runs(self, name: str) -> Runs:
-        """A few runs of rows, spread over the tensor."""
-        rows = self.actual[name].rows
+    def runs(self, case: Case) -> Runs:
+        """A few runs of rows, spread over the tensor, and one from the first that is not the model's."""
+        rows = self.actual[case.name].rows
         if rows <= SAMPLE_RUNS * RUN_ROWS:
             return [(0, rows)]
         starts = np.linspace(0, rows - RUN_ROWS, SAMPLE_RUNS).astype(int).tolist()
+        if (place := case.judged.unequal_at or case.judged.damaged_at) is not None:
+            starts.append(min(place[0], rows - RUN_ROWS))
         return [(start, start + RUN_ROWS) for start in starts]
 
     def rows(self, name: str, runs: Runs) -> Floats:
@@ -65,7 +69,7 @@ class Trials:
 
     def loss(self, case: Case, view: Store, own: str) -> float:
         """The sample's distance from a candidate tensor: ‖q − x‖ / ‖x‖."""
-        runs = self.runs(case.name)
+        runs = self.runs(case)
         q, x = self.rows(case.name, runs), np.concatenate([numbers(view, own, *run) for run in runs])
         length = float(np.linalg.norm(x))
         return float(np.linalg.norm(q - x.reshape(q.shape))) / length if length else math.inf
@@ -76,17 +80,25 @@ class Trials:
         return loss if loss <= SAMPLE_SLACK * case.bound else None
 
     def explains(self, case: Case, view: Store, own: str) -> bool:
-        """Whether a candidate gives the very bytes, but for a few that were rounded otherwise.
+        """Whether a candidate gives the bytes that the model does not, but for a few that were rounded otherwise.
 
         Without bytes to compare it cannot be told: another importance matrix may do as much as a small difference.
         """
-        info, runs = self.actual[case.name], self.runs(case.name)
         if not self.compares(case.name):
             return False
+        share = self._equal_share(case, view, own)
+        return share >= MOSTLY and 1 - share <= (1 - self._equal_share(case, self.model.converted, case.own)) / 2
+
+    def _equal_share(self, case: Case, view: Store, own: str) -> float:
+        """Of the sample's blocks: those that the candidate gives."""
+        info, runs = self.actual[case.name], self.runs(case)
         choices: Mapping[str, Choice] = {case.name: Choice(info.dtype)}
         ours = Quantised(Selected(view, {case.name: own}), choices, self.imatrix)
         made = np.concatenate([ours.read(case.name, *run) for run in runs])
-        return _equal_share(self._stored(case.name, runs).reshape(made.shape), made, info.dtype) >= MOSTLY
+        same = self._stored(case.name, runs).reshape(made.shape) == made
+        if isinstance(info.dtype, GGMLType):
+            same = same.reshape(len(same), -1, info.dtype.block_nbytes).all(axis=-1)
+        return float(np.count_nonzero(same) / max(1, same.size))
 
     def compares(self, name: str) -> bool:
         """Whether the bytes of a tensor tell what it is made of."""
@@ -95,10 +107,3 @@ class Trials:
 
     def _stored(self, name: str, runs: Runs) -> Array:
         return np.concatenate([self.actual.read(name, *run) for run in runs])
-
-
-def _equal_share(stored: Array, made: Array, kind: object) -> float:
-    same = stored == made
-    if isinstance(kind, GGMLType):
-        same = same.reshape(len(same), -1, kind.block_nbytes).all(axis=-1)
-    return float(np.count_nonzero(same) / max(1, same.size))

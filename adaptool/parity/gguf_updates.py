@@ -28,7 +28,7 @@ from adaptool.parity.diagnosis import (
 )
 from adaptool.parity.gguf_bands import SAME_QUANTISER, typical
 from adaptool.parity.gguf_judged import Update
-from adaptool.parity.gguf_model import GgufModel, Merging
+from adaptool.parity.gguf_model import Merging
 from adaptool.parity.gguf_trials import Case, Trials
 from adaptool.parity.scales import excuses
 from adaptool.tensors.views import Selected
@@ -70,8 +70,8 @@ def off(update: Update) -> bool:
 class Updates:
     """Diagnoses the updates of one merge; safe to call from several threads."""
 
-    def __init__(self, model: GgufModel, trials: Trials) -> None:
-        self._model, self._trials = model, trials
+    def __init__(self, trials: Trials) -> None:
+        self._model, self._trials = trials.model, trials
 
     def __call__(self, case: Case) -> Finding | None:
         """What is wrong with the update of a tensor that is wrong; None where that is not the reason."""
@@ -91,7 +91,8 @@ class Updates:
     def by_bytes(self, case: Case) -> Finding | None:
         """The mistake that gives these very bytes, if a known one does."""
         merging, base = self._model.merging, self._model.unmerged
-        if merging is None or base is None or not self._trials.compares(case.name):
+        touched = case.own in self._model.touched and self._trials.compares(case.name)
+        if merging is None or base is None or not touched:
             return None
         if self._trials.explains(case, base, case.own):
             return Finding(NOT_APPLIED, 0.0)

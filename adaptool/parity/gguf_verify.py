@@ -129,7 +129,9 @@ class GgufVerifyJob:
         unexpected = tuple(name for name in self.actual if name not in self.names)
         misshapen = tuple((name, self._how_misshapen(name)) for name in self.names if not self._fits(name))
         touched = tuple(name for name in judged if self.names[name] in self.model.touched)
-        evidence = GgufEvidence(tuple(judged), touched, suspects, missing, unexpected, misshapen)
+        merging = self.model.merging
+        own_head = OUTPUT if merging is not None and merging.merged.plan.unties else None
+        evidence = GgufEvidence(tuple(judged), touched, suspects, missing, unexpected, misshapen, own_head)
         defects = (*tensor_defects(evidence), *metadata.defects)
         if metadata.defects and metadata.defects[0].kind == "architecture":
             defects = (*metadata.defects, *tensor_defects(evidence))
@@ -148,8 +150,8 @@ class GgufVerifyJob:
 
     def _diagnosed(self, cases: Mapping[str, Case], lost: Mapping[str, Finding]) -> dict[str, Finding]:
         """What is wrong with each tensor; of those that only together are wrong what all of them have lost."""
-        trials = Trials(self.actual, self.imatrix, self.route.whole)
-        diagnosis, updates = Diagnosis(self.route.model, trials), Updates(self.route.model, trials)
+        trials = Trials(self.route.model, self.actual, self.imatrix, self.route.whole)
+        diagnosis, updates = Diagnosis(trials), Updates(trials)
 
         def diagnose(name: str) -> tuple[str, Finding]:
             known = lost.get(name)
@@ -173,11 +175,13 @@ class GgufVerifyJob:
         equal = judged.blocks > 0 and not judged.unequal
         if equal and judged.blocks * width == judged.elements:
             return "bit-equal"
+        left = judged.unequal - judged.rerouted
+        if judged.unequal and not left:
+            return "within the band"
         if judged.damaged or min(judged.rmse, judged.unrounded_rmse or np.inf) > limit or off(judged.update):
             return "wrong"
         if equal:
             return "bit-equal"
-        left = judged.unequal - judged.rerouted
         if self.names[name] in self.model.touched or kind.name in UNSURE or not left:
             return "within the band"
         certain = kind in proven if kind.blocked else left <= FEW_SHARE * judged.blocks
