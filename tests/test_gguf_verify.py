@@ -34,6 +34,7 @@ from adaptool.errors import AdaptoolError
 from adaptool.gguf.mixtures import Choice
 from adaptool.gguf.quantised import Quantised
 from adaptool.merging.options import MergeOptions
+from adaptool.parity.gguf_metadata import check_metadata
 from adaptool.parity.gguf_model import GgufModel, model_of
 from adaptool.parity.gguf_report import GgufVerification
 from adaptool.parity.gguf_verify import open_gguf_job
@@ -42,7 +43,7 @@ from adaptool.reports.layout import plain
 from adaptool.reports.verify_gguf_text import gguf_verification_report
 from adaptool.tensors.dtypes import BF16, F16, F32, Array, widen
 from adaptool.tensors.ggml.types import ggml_type
-from adaptool.tensors.ggml.values import KeyValues, f32, text, u32
+from adaptool.tensors.ggml.values import KeyValues, ValueType, array, boolean, f32, text, u32
 from adaptool.tensors.gguf import open_gguf
 from adaptool.tensors.gguf_writer import GgufPlan
 from adaptool.tensors.store import TensorInfo
@@ -480,6 +481,18 @@ def test_without_the_imatrix_it_is_named_too(made, tmp_path, mutate, kind, words
     found = verified(write(tmp_path / "x.gguf", keys, tensors), made / "base", made / "lora")
     assert (found.verdict, found.defects[0].kind) == ("wrong", kind)
     assert words in found.sentence
+
+
+ODD = (u32(3), text("x"), text(b"\xff"), f32(float("nan")), boolean(True), array(ValueType.UINT32, []),
+       array(ValueType.STRING, ["a", b"\xfe"]), array(ValueType.FLOAT32, [float("inf")] * 3))  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: f"{value.kind.name} {value.data!r:.12}")
+def test_keys_of_any_type_are_only_compared(made, value):
+    wanted, opened = model_of(open_base(made / "base")), open_gguf(made / "merged" / "merged-Q8_0.gguf")
+    for name in opened.keys:
+        found = check_metadata(wanted, {**opened.keys, name: value}, opened)
+        assert all(isinstance(sentence, str) for sentence in (*(one.sentence for one in found.defects), *found.notes))
 
 
 # other architectures: what their converters do, left undone

@@ -126,9 +126,9 @@ def _neutral(short: str, value: Value, keys: KeyValues, arch: str) -> bool:
 def _tokens(model: GgufModel, keys: KeyValues, tensors: Store) -> Iterator[Defect]:
     """The tokenizer: another one, or one of another size than the embedding."""
     listed = keys.get("tokenizer.ggml.tokens")
-    rows = tensors["token_embd.weight"].shape[0] if "token_embd.weight" in tensors else None
-    if listed is not None and rows is not None and len(listed.data) != rows:
-        sentence = f"{len(listed.data)} tokens, and an embedding of {rows} rows: llama.cpp does not load that"
+    shape = tensors["token_embd.weight"].shape if "token_embd.weight" in tensors else ()
+    if listed is not None and listed.kind is ValueType.ARRAY and len(shape) == 2 and len(listed.data) != shape[0]:
+        sentence = f"{len(listed.data)} tokens, and an embedding of {shape[0]} rows: llama.cpp does not load that"
         yield Defect(TOKENIZER, sentence, 0, ("tokenizer.ggml.tokens",))
     wrong = list(_token_differences(model, keys))
     if wrong:
@@ -139,7 +139,7 @@ def _tokens(model: GgufModel, keys: KeyValues, tensors: Store) -> Iterator[Defec
 def _token_differences(model: GgufModel, keys: KeyValues) -> Iterator[tuple[str, str]]:
     for name, value in (model.tokenizer or {}).items():
         short, found = name.removeprefix("tokenizer.ggml."), keys.get(name)
-        if short in ("tokens", "merges") and found is None:
+        if short in ("tokens", "merges") and (found is None or found.kind is not ValueType.ARRAY):
             yield name, f"there are no {short}"
         elif found is None:
             continue
