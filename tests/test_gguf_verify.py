@@ -256,6 +256,15 @@ def test_the_adapter_was_not_applied(made, label):
     assert found.sentence == "the adapter was not applied: the tensors it changes are the base's"
 
 
+def test_two_defects_at_once(tmp_path):
+    base, lora = model(tmp_path / "base"), adapter(tmp_path / "lora", targets=("q_proj",))
+    keys, tensors = read(converted(base, tmp_path / "x.gguf", "q8_0"))
+    unpermuted(keys, tensors)
+    found = verified(write(tmp_path / "y.gguf", keys, tensors), base, lora)
+    assert found.sentence.startswith("the rows of attn_q in all layers are in the checkpoint's row order")
+    assert found.sentence.endswith("and the adapter was not applied")
+
+
 def test_the_adapter_was_applied_in_part(made, tmp_path):
     keys, tensors = read(made / "merged" / "merged-Q4_K_M.gguf")
     _, unmerged = read(made / "plain" / "plain-Q4_K_M.gguf")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -59,6 +60,10 @@ class Diagnosis:
         for other in misplacings(placed, self._model.spec, self._model.hparams):
             if (loss := self._trials.near(case, self._model.view(other.placed), case.own)) is not None:
                 yield Finding(other.kind, None, None, loss, (other.words,))
+            if case.own in self._model.touched and self._model.unmerged is not None:
+                base = replace(self._model.unmerged, placed=(other.placed,))
+                if (loss := self._trials.near(case, base, case.own)) is not None:
+                    yield Finding(other.kind, 0.0, None, loss, (f"{other.words}, and the adapter was not applied",))
         for name in self._alike(case.own, placed):
             if (loss := self._trials.near(case, self._model.converted, name)) is not None:
                 yield Finding(SWAPPED, None, None, loss, (name,))
