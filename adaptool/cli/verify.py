@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,6 @@ from adaptool.errors import UsageError
 from adaptool.tensors.sniff import sniff
 
 if TYPE_CHECKING:
-    from adaptool.parity.gguf_verify import GgufVerifyJob
     from adaptool.reports.layout import Line
 
 ROUNDINGS = click.Choice(["once", "safe"])
@@ -53,7 +53,11 @@ def verify(console: Console, /, checkpoint: str, base: str, adapters: tuple[str,
     merged = [weighted(item) for item in adapters]
     path = locate(checkpoint)
     if path.is_file() and sniff(path) == "gguf":
-        return _gguf(console, checkpoint, api.verify_gguf(path, base, merged, imatrix=imatrix, **how), as_json=as_json)
+        from adaptool.reports.verify_gguf_text import gguf_verification_report
+
+        report = partial(gguf_verification_report, name=checkpoint, width=console.width, verbose=console.verbose)
+        checking = api.verify_gguf(path, base, merged, imatrix=imatrix, **how)
+        return _answer(console, checking, checking.notes, "verify-gguf", report, as_json=as_json)
     if imatrix is not None:
         raise UsageError("--imatrix goes with a GGUF", hint="leave it out")
     if not merged:
@@ -61,32 +65,25 @@ def verify(console: Console, /, checkpoint: str, base: str, adapters: tuple[str,
     workers, rounding = how.pop("workers"), how.pop("rounding")
     inputs = api.open_inputs(merged, base, **how)
     job = open_job(inputs.base, inputs.adapters, path, rounding=rounding, workers=workers)
-    for note in inputs.notes:
+    from adaptool.reports.verify_text import verification_report
+
+    report = partial(verification_report, name=checkpoint, width=console.width)
+    return _answer(console, job, inputs.notes, "verify", report, as_json=as_json)
+
+
+def _answer(
+    console: Console, job: Any, notes: Iterable[str], kind: str, report: Callable[[Any], list[Line]], *, as_json: bool
+) -> int:
+    """Run a verification and tell what it found: as JSON of ``kind``, or in the lines ``report`` makes of it."""
+    for note in notes:
         console.note(note)
     console.progress(job, job.nbytes)
     if as_json:
         from adaptool.reports.json import to_json
 
-        console.result_json(to_json("verify", job.report))
+        console.result_json(to_json(kind, job.report))
     else:
-        from adaptool.reports.verify_text import verification_report
-
-        _show(console, verification_report(job.report, checkpoint, console.width))
-    return 0 if job.report.ok else 1
-
-
-def _gguf(console: Console, name: str, job: GgufVerifyJob, *, as_json: bool) -> int:
-    for note in job.notes:
-        console.note(note)
-    console.progress(job, job.nbytes)
-    if as_json:
-        from adaptool.reports.json import to_json
-
-        console.result_json(to_json("verify-gguf", job.report))
-    else:
-        from adaptool.reports.verify_gguf_text import gguf_verification_report
-
-        _show(console, gguf_verification_report(job.report, name, console.width, verbose=console.verbose))
+        _show(console, report(job.report))
     return 0 if job.report.ok else 1
 
 

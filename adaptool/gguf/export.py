@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from adaptool.archs.gguf.spec import ArchSpec
 from adaptool.archs.gguf.tables import architecture_keys, cautions, hparams_of, spec_for, understood
 from adaptool.errors import FormatError, MismatchError
 from adaptool.gguf.converted import Converted
-from adaptool.gguf.general import Lineage, general_keys, in_order
+from adaptool.gguf.general import Lineage, general_keys
 from adaptool.gguf.mixtures import choose
 from adaptool.gguf.output import GgufOutput
 from adaptool.gguf.places import ModelShape, model_shape
@@ -84,7 +84,7 @@ def plan_exports(source: GgufSource, stem: str, options: GgufOptions, *, suffixe
     shape = model_shape(keys)
     names = [f"{stem}-{recipe.label}" if suffixed else stem for recipe in options.recipes]
     outputs = [
-        replace(_planned(recipe, shared, keys, shape, name, options.split_nbytes), mark=_mark(converted, recipe))
+        _planned(recipe, shared, keys, shape, name, options.split_nbytes, _mark(converted, recipe))
         for recipe, name in zip(options.recipes, names, strict=True)
     ]
     return Exports(tuple(outputs), tuple(cautions(spec, hparams)))
@@ -129,14 +129,15 @@ def _check_whole(
 
 
 def _planned(
-    recipe: Recipe, converted: Store, keys: KeyValues, shape: ModelShape, stem: str, limit: int | None
+    recipe: Recipe, converted: Store, keys: KeyValues, shape: ModelShape, stem: str, limit: int | None, mark: str
 ) -> GgufOutput:
     choices = choose(list(converted.infos.values()), shape, recipe)
     if not recipe.quantises:  # converters keep the checkpoint's order
         choices = {name: choices[name] for name in converted}
     store = Quantised(converted, choices, recipe.imatrix)
     told = [(c.dtype.name, c.reason) for c in choices.values() if c.reason and not c.reason.startswith("kept")]
-    return GgufOutput(recipe.label, store, tuple(plan_gguf(stem, quantized_keys(keys, recipe), store, limit)), told)
+    plans = tuple(plan_gguf(stem, quantized_keys(keys, recipe), store, limit))
+    return GgufOutput(recipe.label, store, plans, told, mark)
 
 
 def intermediate(store: Store) -> DType:
@@ -145,17 +146,15 @@ def intermediate(store: Store) -> DType:
     return main if main in (F16, BF16) else F32
 
 
-def model_keys(
-    spec: ArchSpec, hparams: Hparams, source: GgufSource, converted: Store, pre: str | None
-) -> Mapping[str, Any]:
+def model_keys(spec: ArchSpec, hparams: Hparams, source: GgufSource, converted: Store, pre: str | None) -> KeyValues:
     """All metadata but the file type: general, the architecture's, the tokenizer's, and where it came from."""
     from adaptool.tokenizers import Style, tokenizer_keys
 
     embedding = converted.infos.get("token_embd.weight")
     vocab = embedding.shape[0] if embedding is not None else hparams.vocab_size
-    return in_order(
-        general_keys(spec.name, source.folder, converted.infos.values()),
-        architecture_keys(spec, hparams),
-        tokenizer_keys(source.folder, vocab_size=vocab, style=Style(spec.tokenizer), pre=pre, config=source.config),
-        source.lineage.keys,
-    )
+    return {
+        **general_keys(spec.name, source.folder, converted.infos.values()),
+        **architecture_keys(spec, hparams),
+        **tokenizer_keys(source.folder, vocab_size=vocab, style=Style(spec.tokenizer), pre=pre, config=source.config),
+        **source.lineage.keys,
+    }

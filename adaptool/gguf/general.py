@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from adaptool import __version__
 from adaptool.tensors.ggml.codec import encoded_value
-from adaptool.tensors.ggml.values import KeyValues, Value, ValueType, f32, text, u32
+from adaptool.tensors.ggml.values import Value, ValueType, f32, text, u32
 from adaptool.tensors.store import TensorInfo
 
 VERSION_KEY = "adaptool.version"
@@ -126,8 +126,3 @@ def _quiet() -> Any:
         yield
     finally:
         logging.disable(previous)
-
-
-def in_order(*groups: KeyValues) -> Mapping[str, Value]:
-    """Groups of keys as one; a later group wins."""
-    return {name: value for group in groups for name, value in group.items()}

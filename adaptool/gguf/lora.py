@@ -23,7 +23,7 @@ from adaptool.archs.gguf.placing import place
 from adaptool.archs.gguf.tables import architecture_keys, hparams_of, spec_for, understood
 from adaptool.errors import FormatError, MismatchError, UnsupportedError, UsageError
 from adaptool.gguf.convert import gguf_stem
-from adaptool.gguf.general import Ingredient, Lineage, general_keys, in_order
+from adaptool.gguf.general import Ingredient, Lineage, general_keys
 from adaptool.gguf.job import GgufJob, WriteOptions
 from adaptool.gguf.output import PIECE_BYTES, GgufOutput
 from adaptool.merging.merged import merge
@@ -172,12 +172,13 @@ def convert_lora(
     store = LoraTensors(pairs, kind)
     named = hub_id(adapter.config.base_model) or base_name(base)
     digest = adapter_digest(adapter)
-    keys = in_order(
-        general_keys(spec.name, adapter.folder, store.infos.values(), kind="adapter"),
-        {"adapter.type": text("lora")},
-        Lineage(named, header_digest(base.store), [Ingredient(adapter.name, weight, digest)]).keys,
-        {"general.quantization_version": u32(2), "general.file_type": u32(FILE_TYPES[kind.name])},
-    )
+    keys = {
+        **general_keys(spec.name, adapter.folder, store.infos.values(), kind="adapter"),
+        "adapter.type": text("lora"),
+        **Lineage(named, header_digest(base.store), [Ingredient(adapter.name, weight, digest)]).keys,
+        "general.quantization_version": u32(2),
+        "general.file_type": u32(FILE_TYPES[kind.name]),
+    }
     planned = GgufOutput(f"LoRA {kind}", store, tuple(plan_gguf(gguf_stem(out), keys, store)))
     return GgufJob([planned], out, {adapter.path: adapter.store, base.path: base.store}, how, plan.notes)
 

@@ -16,7 +16,7 @@ from adaptool.gguf.staging import staged
 from adaptool.merging.folder import MergeJob
 from adaptool.merging.provenance import base_name, hub_id
 from adaptool.tensors.store import Store
-from adaptool.versions import adapter_digest, header_digest
+from adaptool.versions import header_digest
 from adaptool.writing.job import Output
 
 
@@ -69,5 +69,6 @@ class GgufExport:
 def _lineage(job: MergeJob) -> Lineage:
     base = job.merged.plan.base
     named = next((name for adapter, _ in job.adapters if (name := hub_id(adapter.config.base_model))), None)
-    adapters = [Ingredient(adapter.name, weight, adapter_digest(adapter)) for adapter, weight in job.adapters]
+    ingredients = zip(job.adapters, job.digests, strict=True)
+    adapters = [Ingredient(adapter.name, weight, digest) for (adapter, weight), digest in ingredients]
     return Lineage(named or base_name(base), header_digest(base.store), adapters)

@@ -12,7 +12,7 @@ from typing import Any
 from adaptool.errors import FormatError
 from adaptool.tensors.gguf import open_single
 from adaptool.tensors.gguf_writer import GgufPlan
-from adaptool.tensors.store import Store
+from adaptool.tensors.store import Store, totals_by_type
 from adaptool.writing.job import Output
 
 PIECE_BYTES = 2 << 20
@@ -58,18 +58,14 @@ class GgufOutput:
     def summary(self) -> GgufSummary:
         """For the report."""
         infos = self.store.infos.values()
-        counts, sizes = Counter[str](), Counter[str]()
-        for info in infos:
-            counts[info.dtype.name] += 1
-            sizes[info.dtype.name] += info.nbytes
         reasons = Counter(self.departures)
         return GgufSummary(
             tuple(plan.name for plan in self.plans),
             self.label,
             sum(plan.size for plan in self.plans),
             len(self.store),
-            tuple((name, counts[name], size) for name, size in sizes.most_common()),
-            sum(sizes.values()) * 8 / max(1, sum(info.size for info in infos)),
+            tuple(totals_by_type(infos)),
+            self.store.nbytes * 8 / max(1, sum(info.size for info in infos)),
             tuple((name, why, count) for (name, why), count in reasons.most_common()),
         )
 

@@ -16,6 +16,7 @@ from adaptool.tensors.dtypes import BF16, F16, F32, Array, DType, Floats, narrow
 from adaptool.tensors.ggml.quantize import all_finite, quantize
 from adaptool.tensors.ggml.types import GGMLType
 from adaptool.tensors.kernels import library
+from adaptool.tensors.scratch import Scratch
 from adaptool.tensors.store import Extent, Store, TensorInfo, into
 from adaptool.tensors.views import View
 
@@ -29,7 +30,7 @@ class Quantised(View):
     source: Store
     choices: Mapping[str, Choice]
     imatrix: Imatrix | None = None
-    _scratch: Scratch = field(default_factory=lambda: Scratch())
+    _scratch: Scratch = field(default_factory=Scratch)
 
     @cached_property
     def infos(self) -> Mapping[str, TensorInfo]:
@@ -90,25 +91,6 @@ class Quantised(View):
     @property
     def transforms(self) -> bool:
         return True
-
-
-class Scratch:
-    """Buffers that a thread keeps from one block of rows to the next: fresh memory costs as much as the work in it."""
-
-    def __init__(self) -> None:
-        self._held = threading.local()
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Scratch, ()
-
-    def rows(self, name: str, rows: int, columns: int, storage: str) -> Array:
-        """An array of this shape and type, whose content is whatever it was."""
-        nbytes = rows * columns * np.dtype(storage).itemsize
-        held = getattr(self._held, name, None)
-        if held is None or held.nbytes < nbytes:
-            held = np.empty(nbytes, np.uint8)
-            setattr(self._held, name, held)
-        return held[:nbytes].view(storage).reshape(rows, columns)
 
 
 def widened(raw: Array, kind: DType, out: Floats) -> Floats:

@@ -30,7 +30,7 @@ from adaptool.tensors.writer import (
     shard_groups,
     shard_names,
 )
-from adaptool.versions import MANIFEST_NAME, manifest_text
+from adaptool.versions import MANIFEST_NAME, adapter_digest, manifest_text
 from adaptool.writing.job import SCRATCH, Output, WriteJob
 from adaptool.writing.publish import publish
 
@@ -92,6 +92,11 @@ class MergeJob(WriteJob):
     @property
     def side_nbytes(self) -> int:
         return sum(side.source.stat().st_size for side in self.sides)
+
+    @cached_property
+    def digests(self) -> Sequence[str]:
+        """The content digest of each adapter, which is read once for all who record it."""
+        return [adapter_digest(adapter) for adapter, _ in self.adapters]
 
     @cached_property
     def identity(self) -> str:
@@ -173,6 +178,7 @@ class MergeJob(WriteJob):
             dtype=self.main_dtype,
             sampled=sampled,
             digest_base=self.options.digest_base,
+            digests=self.digests,
             notes=self.notes,
             gguf=[record for export in self.exports for record in export.records],
         )

@@ -18,7 +18,6 @@ from adaptool.tensors.dtypes import DType
 from adaptool.tensors.store import Store
 from adaptool.versions import (
     MANIFEST_SCHEMA,
-    adapter_digest,
     canonical_config,
     canonical_json,
     content_digest,
@@ -107,10 +106,14 @@ def merge_manifest(
     dtype: DType,
     sampled: int,
     digest_base: bool,
+    digests: Sequence[str],
     notes: Sequence[str],
     gguf: Sequence[Mapping[str, Any]] = (),
 ) -> Mapping[str, Any]:
-    """What was made of what: canonical, without paths or times, so that equal merges have equal manifests."""
+    """What was made of what: canonical, without paths or times, so that equal merges have equal manifests.
+
+    ``digests`` are the adapters' content digests.
+    """
     base = merged.plan.base
     described = source_record(base_name(base), base.store)
     revision = next((a.config.revision for a, _ in adapters if a.config.revision), None) or _snapshot_commit(base.path)
@@ -123,7 +126,7 @@ def merge_manifest(
         "kind": "merged",
         "adaptool": __version__,
         "base": described,
-        "adapters": [_adapter_record(adapter, weight) for adapter, weight in adapters],
+        "adapters": [_adapter_record(*one, digest) for one, digest in zip(adapters, digests, strict=True)],
         "recipe": {
             "rounding": "safe" if merged.safe else "once",
             "dtype": dtype.torch_name,
@@ -151,14 +154,14 @@ def _resized(merged: Merged) -> int | None:
     return merged[name].shape[0]
 
 
-def _adapter_record(adapter: Adapter, weight: float) -> dict[str, Any]:
+def _adapter_record(adapter: Adapter, weight: float, digest: str) -> dict[str, Any]:
     paths = [*_weight_files(adapter.store), adapter.folder / CONFIG_NAME]
     return {
         "name": adapter.name,
         "weight": weight,
         "peft_type": adapter.config.peft_type,
         "base_model": hub_id(adapter.config.base_model),
-        "digest": adapter_digest(adapter),
+        "digest": digest,
         "files": [file_record(path, hashed=True).to_dict() for path in sorted(paths)],
     }
 

@@ -71,7 +71,7 @@ def _defects(evidence: Evidence) -> Iterator[Defect]:
         )
     yield from _shape_defects(evidence)
     if evidence.shared_head is not None:
-        yield _defect(
+        yield defect(
             "tied head",
             "the output head is the embedding's tensor, so an update of one reached both: "
             f"{evidence.shared_head} should be a tensor of its own (PEFT's merge of tied models does this)",
@@ -80,12 +80,14 @@ def _defects(evidence: Evidence) -> Iterator[Defect]:
     broken = [s for s in (*evidence.wrong_patched, *evidence.wrong_replaced, *evidence.wrong_untouched)
               if s.finding.kind == kinds.NOT_FINITE]  # fmt: skip
     if broken:
-        yield _defect(kinds.NOT_FINITE, f"NaN or Inf in {_count(broken)}", _names(broken))
+        yield defect(kinds.NOT_FINITE, f"NaN or Inf in {counted(broken)}", names_of(broken))
     stray = [s for s in evidence.wrong_untouched if s not in broken]
     patched = [s for s in evidence.wrong_patched if s not in broken]
     turned = [s for s in (*patched, *stray) if s.finding.kind == kinds.TRANSPOSED]
     if turned:
-        yield _defect(kinds.TRANSPOSED, f"saved transposed: {group(_names(turned), evidence.patched)}", _names(turned))
+        yield defect(
+            kinds.TRANSPOSED, f"saved transposed: {group(names_of(turned), evidence.patched)}", names_of(turned)
+        )
     stray, patched = [s for s in stray if s not in turned], [s for s in patched if s not in turned]
     if stray and len(stray) > BASE_SHARE * evidence.untouched:
         yield _other_base(evidence, stray)
@@ -93,9 +95,9 @@ def _defects(evidence: Evidence) -> Iterator[Defect]:
         stray = []
     yield from _update_defects(evidence, patched)
     if stray:
-        yield _defect(
+        yield defect(
             kinds.DIFFERS, f"not the base's, though the adapter does not touch {'it' if len(stray) == 1 else 'them'}: "
-            f"{group(_names(stray), ())}", _names(stray),
+            f"{group(names_of(stray), ())}", names_of(stray),
         )  # fmt: skip
     yield from _replaced_defects([s for s in evidence.wrong_replaced if s not in broken])
 
@@ -103,40 +105,40 @@ def _defects(evidence: Evidence) -> Iterator[Defect]:
 def _shape_defects(evidence: Evidence) -> Iterator[Defect]:
     if evidence.misshapen:
         name, how = evidence.misshapen[0]
-        sentence = f"{_count(evidence.misshapen)} of another shape: {name} {how}"
+        sentence = f"{counted(evidence.misshapen)} of another shape: {name} {how}"
         turned = all("transposed" in how for _, how in evidence.misshapen)
         names = [name for name, _ in evidence.misshapen]
-        yield _defect(kinds.TRANSPOSED if turned else "shape differs", sentence, names)
+        yield defect(kinds.TRANSPOSED if turned else "shape differs", sentence, names)
     if evidence.missing:
-        sentence = f"{_count(evidence.missing)} missing: {group(evidence.missing, ())}"
-        yield _defect("tensor missing", sentence, evidence.missing)
+        sentence = f"{counted(evidence.missing)} missing: {group(evidence.missing, ())}"
+        yield defect("tensor missing", sentence, evidence.missing)
     if evidence.unexpected and not evidence.wrapped:
-        sentence = f"{_count(evidence.unexpected)} that neither base nor adapter has: {group(evidence.unexpected, ())}"
-        yield _defect("unexpected tensor", sentence, evidence.unexpected)
+        sentence = f"{counted(evidence.unexpected)} that neither base nor adapter has: {group(evidence.unexpected, ())}"
+        yield defect("unexpected tensor", sentence, evidence.unexpected)
 
 
 def _other_base(evidence: Evidence, stray: Sequence[Suspect]) -> Defect:
     sizes = [s.finding.residual for s in stray if s.finding.residual is not None]
     by = f" (by {median(sizes):.1%} of their norm)" if sizes else ""
-    return _defect(
+    return defect(
         "base differs",
         f"it was merged into another base: {len(stray)} of the {evidence.untouched} tensors that the adapter does not "
         f"touch differ from the base's{by}",
-        _names(stray),
+        names_of(stray),
     )
 
 
 def _update_defects(evidence: Evidence, wrong: Sequence[Suspect]) -> Iterator[Defect]:
     """What happened to the updates, what most tensors show first."""
     for kind, reason, suspects in sorted(_grouped(wrong), key=lambda found: -len(found[2])):
-        names = _names(suspects)
+        names = names_of(suspects)
         partly = len(suspects) < len(evidence.patched)
         where = group(names, evidence.patched) if partly else "all it changes"
         scales = [s.finding.k for s in suspects if s.finding.k is not None]
         sentence = _sentence(kind, reason, where, scales, partly=partly)
         named = "partly applied" if (partly and kind == kinds.NOT_APPLIED) or kind == kinds.SOME_ROWS else kind
         k = float(f"{median(scales):.4g}") if scales else None
-        yield _defect(named, sentence, names, k)
+        yield defect(named, sentence, names, k)
 
 
 def _grouped(wrong: Sequence[Suspect]) -> Iterator[tuple[str, str, list[Suspect]]]:
@@ -201,25 +203,28 @@ def _replaced_defects(wrong: Sequence[Suspect]) -> Iterator[Defect]:
     kept = [s for s in wrong if s.finding.kind == kinds.NOT_REPLACED]
     other = [s for s in wrong if s.finding.kind != kinds.NOT_REPLACED]
     if kept:
-        names = _names(kept)
+        names = names_of(kept)
         sentence = f"tensors that the adapter saved whole were not taken from it: {group(names, ())}"
-        yield _defect(kinds.NOT_REPLACED, sentence, names)
+        yield defect(kinds.NOT_REPLACED, sentence, names)
     if other:
-        names = _names(other)
-        yield _defect(
+        names = names_of(other)
+        yield defect(
             kinds.DIFFERS, f"tensors that the adapter saved whole hold something else: {group(names, ())}", names
         )
 
 
-def _defect(kind: str, sentence: str, names: Sequence[str], k: float | None = None) -> Defect:
+def defect(kind: str, sentence: str, names: Sequence[str], k: float | None = None) -> Defect:
+    """A defect of the tensors called ``names``, of which the first few are kept."""
     return Defect(kind, sentence, len(names), tuple(names[:MOST_NAMED]), k)
 
 
-def _names(suspects: Iterable[Suspect]) -> list[str]:
+def names_of(suspects: Iterable[Suspect]) -> list[str]:
+    """What they are called."""
     return [suspect.name for suspect in suspects]
 
 
-def _count(items: Sequence[object]) -> str:
+def counted(items: Sequence[object]) -> str:
+    """How many tensors, in words."""
     return f"{len(items)} tensor{'' if len(items) == 1 else 's'}"
 
 

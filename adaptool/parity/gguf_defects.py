@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from adaptool.parity.defects import BASE_SHARE, MOST_NAMED, Defect, Evidence, Suspect, group, name_defects
+from adaptool.parity.defects import (
+    BASE_SHARE,
+    Defect,
+    Evidence,
+    Suspect,
+    counted,
+    defect,
+    group,
+    name_defects,
+    names_of,
+)
 from adaptool.parity.diagnosis import DIFFERS, FEW, NOT_FINITE, UNRELATED
 from adaptool.parity.gguf_diagnosis import ROWS, SWAPPED, WEIGHTS_SCALED
 from adaptool.parity.gguf_placings import EXPERTS, ORDER, SHIFTED, TRANSPOSED
@@ -40,29 +50,29 @@ def tensor_defects(evidence: GgufEvidence) -> Iterator[Defect]:
     if other_model:
         what = "the tensors that the adapter does not touch" if evidence.touched else "its tensors"
         sentence = f"it was made from another model: {len(stray)} of {untouched} of {what} are not this one's"
-        yield _defect("base differs", sentence, _names(stray))
+        yield defect("base differs", sentence, names_of(stray))
     yield from _of_updates(evidence, [suspect for suspect in wrong if suspect.finding.kind in UPDATES])
     yield from _of_shapes(evidence)
     for kind, reason, suspects in _grouped([s for s in wrong if s.finding.kind not in UPDATES]):
         if other_model and kind in (UNRELATED, DIFFERS):
             continue
-        yield _defect(kind, _sentence(kind, reason, suspects, evidence), _names(suspects), suspects[0].finding.k)
+        yield defect(kind, _sentence(kind, reason, suspects, evidence), names_of(suspects), suspects[0].finding.k)
 
 
 def _of_shapes(evidence: GgufEvidence) -> Iterator[Defect]:
     if evidence.misshapen:
         name, how = evidence.misshapen[0]
         names = [name for name, _ in evidence.misshapen]
-        yield _defect(SHAPE, f"{_count(names)} of another shape: {name} {how}", names)
+        yield defect(SHAPE, f"{counted(names)} of another shape: {name} {how}", names)
     if evidence.missing:
         where = group(evidence.missing, evidence.compared)
         tied = evidence.own_head and evidence.own_head in evidence.missing
         why = ": the adapter changes the embedding or the head alone, which this file has as one" if tied else ""
-        yield _defect(MISSING, f"{_count(evidence.missing)} missing: {where}{why}", evidence.missing)
+        yield defect(MISSING, f"{counted(evidence.missing)} missing: {where}{why}", evidence.missing)
     if evidence.unexpected:
         where = group(evidence.unexpected, ())
-        yield _defect(
-            UNEXPECTED, f"{_count(evidence.unexpected)} that the model does not have: {where}", evidence.unexpected
+        yield defect(
+            UNEXPECTED, f"{counted(evidence.unexpected)} that the model does not have: {where}", evidence.unexpected
         )
 
 
@@ -88,7 +98,7 @@ def _grouped(wrong: Sequence[Suspect]) -> Iterator[tuple[str, str, list[Suspect]
 def _sentence(kind: str, reason: str, suspects: Sequence[Suspect], evidence: GgufEvidence) -> str:
     if kind == SWAPPED:
         return _swaps(suspects)
-    names = _names(suspects)
+    names = names_of(suspects)
     where = group(names, evidence.compared)
     first = suspects[0].finding.reasons[0] if suspects[0].finding.reasons else ""
     scale = suspects[0].finding.k or 0.0
@@ -118,15 +128,3 @@ def _swaps(suspects: Sequence[Suspect]) -> str:
 
 def _listed(items: Sequence[str]) -> str:
     return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
-
-
-def _defect(kind: str, sentence: str, names: Sequence[str], k: float | None = None) -> Defect:
-    return Defect(kind, sentence, len(names), tuple(names[:MOST_NAMED]), k)
-
-
-def _names(suspects: Iterable[Suspect]) -> list[str]:
-    return [suspect.name for suspect in suspects]
-
-
-def _count(items: Sequence[object]) -> str:
-    return f"{len(items)} tensor{'' if len(items) == 1 else 's'}"

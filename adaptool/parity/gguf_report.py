@@ -82,8 +82,8 @@ def severity(tensor: GgufTensorVerdict) -> tuple[bool, float]:
 
 
 def good_sentence(tensors: Sequence[GgufTensorVerdict], file_type: str | None, *, whole: bool) -> str:
-    near = [tensor for tensor in tensors if tensor.verdict == "within the band"]
     """What is said of a file with nothing wrong in it."""
+    near = [tensor for tensor in tensors if tensor.verdict == "within the band"]
     label = f" as {file_type}" if file_type else ""
     if not near:
         return f"all {len(tensors)} tensors are bit for bit what llama-quantize writes of this model{label}"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from adaptool.reports.figures import count, listed, percent, plural, size
-from adaptool.reports.layout import BLANK, Column, Line, Span, Style, fact, heading, table, visible, wrap
+from adaptool.reports.figures import count, percent, size
+from adaptool.reports.layout import BLANK, Column, Line, Style, heading, table
+from adaptool.reports.verify_text import WORST, opening, unequal, worst_title
 
 if TYPE_CHECKING:
     from adaptool.parity.gguf_report import GgufTensorVerdict, GgufVerification, TypeLoss
-
-WORST = 10
-"""Rows of the table; -v shows every tensor that is not bit-equal."""
 
 EXACT = 1e-6
 """What a type loses less than is nothing."""
@@ -40,25 +38,14 @@ TENSORS = (
 
 def gguf_verification_report(found: GgufVerification, name: str, width: int, *, verbose: bool = False) -> list[Line]:
     """One verification, in lines of at most ``width`` columns; ``name`` is what was checked."""
-    lines: list[Line] = [(Span(visible(name), "title"), Span("  "), Span(found.verdict, STYLES[found.verdict])), BLANK]
-    lines += [(Span(f"  {text}"),) for text in wrap(found.sentence, width - 2)]
-    lines += [BLANK]
-    for defect in found.defects[1:]:
-        lines += fact("also", defect.sentence, width, "warn")
-    shown = ", ".join(f"{count(number)} {verdict}" for verdict, number in found.counts.items() if number)
-    lines += fact("tensors", f"{shown or 'none'} of {count(len(found.tensors))}", width)
-    for label, names in (("missing", found.missing), ("unexpected", found.unexpected)):
-        if names:
-            lines += fact(label, listed(names, 4), width, "warn")
-    for note in found.notes:
-        lines += fact("note", note, width, "dim")
+    lines = opening(found, name, STYLES[found.verdict], width)
     if found.types:
         title = "WHAT QUANTISING LOST, ‖q − x‖ / ‖x‖"
         lines += [BLANK, heading(title), *table(TYPES, [_type(one) for one in found.types], width)]
-    off = len(found.tensors) - found.counts["bit-equal"]
+    off = unequal(found)
     worst = found.worst(off if verbose else WORST)
     if worst:
-        title = f"FURTHEST OFF: {len(worst)} of {plural(off, 'tensor')}" if len(worst) < off else "FURTHEST OFF"
+        title = worst_title(len(worst), off)
         lines += [BLANK, heading(title), *table(TENSORS, [_tensor(tensor) for tensor in worst], width)]
     return lines
 

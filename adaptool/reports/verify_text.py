@@ -10,6 +10,7 @@ from adaptool.reports.figures import count, listed, percent, plural
 from adaptool.reports.layout import BLANK, Column, Line, Span, Style, fact, heading, table, visible, wrap
 
 if TYPE_CHECKING:
+    from adaptool.parity.gguf_report import GgufVerification
     from adaptool.parity.verify import TensorVerdict, Verification
 
 WORST = 10
@@ -29,28 +30,39 @@ COLUMNS = (
 
 def verification_report(found: Verification, name: str, width: int) -> list[Line]:
     """One verification, in lines of at most ``width`` columns; ``name`` is what was checked."""
-    lines: list[Line] = [(Span(visible(name), "title"), Span("  "), Span(found.verdict, STYLES[found.verdict])), BLANK]
+    lines = opening(found, name, STYLES[found.verdict], width)
+    worst = found.worst(WORST)
+    if worst:
+        times = Counter(tensor.name for tensor in found.tensors)
+        rows = [_row(tensor, tensor.name if times[tensor.name] == 1 else tensor.merge_name) for tensor in worst]
+        lines += [BLANK, heading(worst_title(len(worst), unequal(found))), *table(COLUMNS, rows, width)]
+    return lines
+
+
+def opening(found: Verification | GgufVerification, name: str, style: Style, width: int) -> list[Line]:
+    """What every verification begins with: verdict, sentence, what else is wrong, how many tensors are what, notes."""
+    lines: list[Line] = [(Span(visible(name), "title"), Span("  "), Span(found.verdict, style)), BLANK]
     lines += [(Span(f"  {text}"),) for text in wrap(found.sentence, width - 2)]
     lines += [BLANK]
     for defect in found.defects[1:]:
         lines += fact("also", defect.sentence, width, "warn")
     shown = ", ".join(f"{count(number)} {verdict}" for verdict, number in found.counts.items() if number)
-    lines += fact("tensors", f"{shown} of {count(len(found.tensors))}", width)
+    lines += fact("tensors", f"{shown or 'none'} of {count(len(found.tensors))}", width)
     for label, names in (("missing", found.missing), ("unexpected", found.unexpected)):
         if names:
             lines += fact(label, listed(names, 4), width, "warn")
     for note in found.notes:
         lines += fact("note", note, width, "dim")
-    worst = found.worst(WORST)
-    if worst:
-        times = Counter(tensor.name for tensor in found.tensors)
-        rows = [_row(tensor, tensor.name if times[tensor.name] == 1 else tensor.merge_name) for tensor in worst]
-        lines += [BLANK, heading(_title(found, len(worst))), *table(COLUMNS, rows, width)]
     return lines
 
 
-def _title(found: Verification, shown: int) -> str:
-    off = len(found.tensors) - found.counts["bit-equal"]
+def unequal(found: Verification | GgufVerification) -> int:
+    """How many tensors are not bit-equal."""
+    return len(found.tensors) - found.counts["bit-equal"]
+
+
+def worst_title(shown: int, off: int) -> str:
+    """What stands over the worst tensors: how many there are, where not all are shown."""
     return f"FURTHEST OFF: {shown} of {plural(off, 'tensor')}" if shown < off else "FURTHEST OFF"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from adaptool.gguf.recipe import FILE_TYPES
 from adaptool.summary.settings import Setting
-from adaptool.summary.targets import DTypeShare
+from adaptool.summary.targets import DTypeShare, dtype_shares
 from adaptool.tensors.ggml.values import KeyValues, Value, ValueType
 from adaptool.tensors.gguf import GgufFile, SplitGguf, open_gguf
 
@@ -91,10 +90,7 @@ def inspect_gguf(path: Path) -> GgufFileSummary:
     )
     arch = _text(keys, "general.architecture")
     infos = list(opened.infos.values())
-    counts, sizes = Counter[str](), Counter[str]()
-    for info in infos:
-        counts[info.dtype.name] += 1
-        sizes[info.dtype.name] += info.nbytes
+    shares = dtype_shares(opened)
     parameters = sum(info.size for info in infos)
     ranks = {info.shape[-1] for info in infos if info.name.endswith(".lora_b")}
     what = _what(keys, bool(infos), arch)
@@ -110,8 +106,8 @@ def inspect_gguf(path: Path) -> GgufFileSummary:
         sum(part.path.stat().st_size for part in parts),
         len(infos),
         parameters,
-        sum(sizes.values()) * 8 / parameters if parameters else None,
-        tuple(DTypeShare(name, counts[name], nbytes) for name, nbytes in sizes.most_common()),
+        sum(share.nbytes for share in shares) * 8 / parameters if parameters else None,
+        shares,
         tuple(Setting(words, _told(keys[f"{arch}.{key}"])) for key, words in SIZES.items() if f"{arch}.{key}" in keys),
         tuple(sorted(ranks)) if what == "adapter" else (),
         _scale(keys) if what == "adapter" else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,16 @@ from adaptool.summary.beside import FileBeside, files_beside
 from adaptool.summary.contents import low_rank_modules, saved_tensors
 from adaptool.summary.parameters import ParameterCount, base_parameters, count_parameters
 from adaptool.summary.settings import Setting, settings, variants
-from adaptool.summary.targets import DTypeShare, FullTensors, Scaling, Target, full_tensors, scalings, targets
+from adaptool.summary.targets import (
+    DTypeShare,
+    FullTensors,
+    Scaling,
+    Target,
+    dtype_shares,
+    full_tensors,
+    scalings,
+    targets,
+)
 from adaptool.summary.unaccounted import Unaccounted, unaccounted
 from adaptool.tensors.safetensors import INDEX_NAME, open_safetensors, open_sharded
 from adaptool.tensors.sniff import sniff
@@ -270,16 +278,6 @@ def summarise_model(model: BaseModel, *, weights: bool = False) -> ModelSummary:
 
 
 LAYER_KEYS = ("num_hidden_layers", "n_layer", "num_layers")
-
-
-def dtype_shares(store: Store) -> tuple[DTypeShare, ...]:
-    """What is stored in which type, the most first."""
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    for info in store.infos.values():
-        counts[info.dtype.name] += 1
-        sizes[info.dtype.name] += info.nbytes
-    return tuple(DTypeShare(name, counts[name], nbytes) for name, nbytes in sizes.most_common())
 
 
 def _metadata(store: Store) -> tuple[Setting, ...]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 
 from adaptool.adapters.config import AdapterConfig
 from adaptool.summary.contents import LowRankModule, Role, Saved, place_of, runtime_name
+from adaptool.tensors.store import Store, totals_by_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class DTypeShare:
     dtype: str
     tensors: int
     nbytes: int
+
+
+def dtype_shares(store: Store) -> tuple[DTypeShare, ...]:
+    """What is stored in which type, the most first."""
+    return tuple(starmap(DTypeShare, totals_by_type(store.infos.values())))
 
 
 def scalings(modules: Iterable[LowRankModule]) -> tuple[Scaling, ...]:

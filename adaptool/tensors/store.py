@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,13 +54,22 @@ class TensorInfo:
 
     @property
     def width(self) -> int:
-        """Elements of the storage type in a row: its columns, or the bytes of a quantised one."""
-        return self.row_nbytes // np.dtype(self.dtype.storage).itemsize if self.dtype.blocked else self.columns
+        """Elements of the storage type in a row: its columns, or the bytes of a packed or quantised one."""
+        return self.row_nbytes // np.dtype(self.dtype.storage).itemsize
 
     @property
     def row_nbytes(self) -> int:
         """Bytes of one row as stored."""
         return self.dtype.row_nbytes(self.columns)
+
+
+def totals_by_type(infos: Iterable[TensorInfo]) -> list[tuple[str, int, int]]:
+    """(type, tensors of it, bytes) of every type, the one with the most bytes first."""
+    counts, sizes = Counter[str](), Counter[str]()
+    for info in infos:
+        counts[info.dtype.name] += 1
+        sizes[info.dtype.name] += info.nbytes
+    return [(name, counts[name], nbytes) for name, nbytes in sizes.most_common()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ import numpy as np
 from adaptool.errors import DiskError
 from adaptool.tensors.dtypes import Array, bytes_of
 from adaptool.tensors.files import FileHandle, open_file
+from adaptool.tensors.scratch import Scratch
 from adaptool.tensors.store import Extent, Store, TensorInfo
 
 PIECE_BYTES = 8 << 20
@@ -171,7 +172,7 @@ class PieceWriter:
         self._store = store
         self._plans = {plan.name: plan for plan in plans}
         self._folder = folder
-        self._buffers = threading.local()
+        self._scratch = Scratch()
         self._sources: dict[Path, int] = {}
         self._lock = threading.Lock()
         self._descriptors = {name: self._open(plan) for name, plan in self._plans.items()}
@@ -210,10 +211,7 @@ class PieceWriter:
     def _buffer(self, piece: Piece) -> Array:
         """This thread's buffer, as the rows of ``piece``."""
         info = self._store[piece.tensor]
-        held = getattr(self._buffers, "held", None)
-        if held is None or held.nbytes < piece.nbytes:
-            held = self._buffers.held = np.empty(piece.nbytes, np.uint8)
-        return held[: piece.nbytes].view(info.dtype.storage).reshape(piece.stop - piece.start, -1)
+        return self._scratch.rows("piece", piece.stop - piece.start, info.width, info.dtype.storage)
 
     def _copy(self, source: Extent, descriptor: int, offset: int) -> None:
         with self._lock:

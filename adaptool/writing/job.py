@@ -176,10 +176,10 @@ class WriteJob(ABC):
     def _run(self, partial: Path) -> Iterator[int]:
         journal = self._open_journal(partial)
         done = journal.done or set()
-        writers: dict[int, PieceWriter] = {}
+        writers: dict[Output, PieceWriter] = {}
         try:
             for output in self.outputs:
-                writers[id(output)] = PieceWriter(output.store, partial, output.plans)
+                writers[output] = PieceWriter(output.store, partial, output.plans)
             first = 0
             for units in self._units:
                 numbers = range(first, first + len(units))
@@ -196,9 +196,9 @@ class WriteJob(ABC):
             journal.close()
         self.finish(partial, len(done))
 
-    def _write(self, number: int, unit: Unit, writers: dict[int, PieceWriter], journal: Journal) -> int:
+    def _write(self, number: int, unit: Unit, writers: dict[Output, PieceWriter], journal: Journal) -> int:
         for output, piece in unit:
-            writer = writers[id(output)]
+            writer = writers[output]
             writer.write(piece)
             self.wrote(output, piece, writer)
         journal.record(number)
