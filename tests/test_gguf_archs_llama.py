@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from making_archs import approximate, converted, made_once, randomised
 
 from adaptool.adapters.base import open_base
 from adaptool.archs.gguf.placing import place
 from adaptool.archs.gguf.tables import architecture_keys, cautions, hparams_of, spec_for, spec_named
 from adaptool.errors import MismatchError, UnsupportedError
-from adaptool.gguf.converted import Converted
-from adaptool.tensors.ggml.values import KeyValues, Value, ValueType, array, text, u32
+from adaptool.tensors.ggml.values import KeyValues, ValueType, array, text, u32
 from adaptool.tensors.gguf_writer import GgufPlan
 
 torch = pytest.importorskip("torch")
@@ -340,46 +340,18 @@ def saved_model(family: Family, folder: Path) -> Any:
     if config_class is None:
         pytest.skip(f"this transformers has no {family.model}")
     model = getattr(transformers, f"{family.model}ForCausalLM")(config_class(**SIZES | dict(family.config))).eval()
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            near_one = "norm" in name and name.endswith("weight")
-            parameter.copy_(1 + 0.2 * noise if near_one else (0.3 if parameter.ndim == 1 else 0.12) * noise)
-    model.tie_weights()
-    model.save_pretrained(folder)
-    return model
+    return randomised(model, folder, lambda name, _: "norm" in name and name.endswith("weight"))
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path]]:
     """A family's model and folder, made on first use; nobody may write into it."""
-    folder, models = tmp_path_factory.mktemp("families"), {}
-
-    def model(name: str) -> tuple[Any, Path]:
-        if name not in models:
-            models[name] = saved_model(FAMILIES[name], folder / name), folder / name
-        return models[name]
-
-    return model
-
-
-def converted(folder: Path) -> tuple[KeyValues, Converted]:
-    """The architecture's keys and the tensors, as a conversion has them."""
-    base = open_base(folder)
-    spec = spec_for(base.config, str(folder))
-    hparams = hparams_of(spec, base.config)
-    shapes = {name: info.shape for name, info in base.store.infos.items()}
-    return architecture_keys(spec, hparams), Converted(base.store, place(spec, shapes, hparams), spec.extras(hparams))
+    return made_once(tmp_path_factory.mktemp("families"), lambda name, folder: saved_model(FAMILIES[name], folder))
 
 
 def plain(keys: KeyValues) -> dict[str, Any]:
     """Values alone; float32 are compared as such."""
     return {name: approximate(value) for name, value in keys.items()}
-
-
-def approximate(value: Value) -> Any:
-    return pytest.approx(value.data, rel=1e-6) if value.kind is ValueType.FLOAT32 else value.data
 
 
 def edited(folder: Path, target: Path, **changes: Any) -> Path:

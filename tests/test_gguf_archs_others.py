@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from making_archs import approximate, converted, made_once, randomised
 
 from adaptool.adapters.base import open_base
 from adaptool.archs.gguf.placing import place
 from adaptool.archs.gguf.pooling import read_pooling
 from adaptool.archs.gguf.tables import architecture_keys, hparams_of, spec_for
 from adaptool.errors import AdaptoolError, FormatError, UnsupportedError
-from adaptool.gguf.converted import Converted
-from adaptool.tensors.ggml.values import KeyValues, Value, ValueType, array, boolean, text, u32
+from adaptool.tensors.ggml.values import KeyValues, ValueType, array, boolean, text, u32
 from adaptool.tensors.gguf_writer import GgufPlan
 
 torch = pytest.importorskip("torch")
@@ -468,46 +468,22 @@ def saved_model(family: Family, folder: Path) -> Any:
     if model_class is None:
         pytest.skip(f"this transformers has no {family.model}")
     model = model_class(model_class.config_class(**family.config)).eval()
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            near_one = parameter.ndim == 1 and name.endswith("weight") and not family.model.startswith("Gemma")
-            parameter.copy_(1 + 0.2 * noise if near_one else (0.3 if parameter.ndim == 1 else 0.12) * noise)
-    model.tie_weights()
-    model.save_pretrained(folder)
-    return model
+
+    def near_one(name: str, parameter: Any) -> bool:
+        return parameter.ndim == 1 and name.endswith("weight") and not family.model.startswith("Gemma")
+
+    return randomised(model, folder, near_one)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Any, Path]]:
     """A family's model and folder, made on first use; nobody may write into it."""
-    folder, models = tmp_path_factory.mktemp("families"), {}
-
-    def model(name: str) -> tuple[Any, Path]:
-        if name not in models:
-            models[name] = saved_model(FAMILIES[name], folder / name), folder / name
-        return models[name]
-
-    return model
-
-
-def converted(folder: Path) -> tuple[KeyValues, Converted]:
-    """The architecture's keys and the tensors, as a conversion has them."""
-    base = open_base(folder)
-    spec = spec_for(base.config, str(folder))
-    hparams = hparams_of(spec, base.config, folder)
-    shapes = {name: info.shape for name, info in base.store.infos.items()}
-    return architecture_keys(spec, hparams), Converted(base.store, place(spec, shapes, hparams), spec.extras(hparams))
+    return made_once(tmp_path_factory.mktemp("families"), lambda name, folder: saved_model(FAMILIES[name], folder))
 
 
 def plain(keys: KeyValues) -> dict[str, Any]:
     """Values alone, the tokenizer's left out; float32 are compared as such."""
     return {name: approximate(value) for name, value in keys.items() if not name.startswith("tokenizer.")}
-
-
-def approximate(value: Value) -> Any:
-    return pytest.approx(value.data, rel=1e-6) if value.kind is ValueType.FLOAT32 else value.data
 
 
 @pytest.mark.parametrize("name", FAMILIES)
