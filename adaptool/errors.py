@@ -9,7 +9,8 @@
     ├── DiskError              3: no room, no permission, an I/O failure
     └── ParityError            1: the work was done and the check says no
 
-A message says what is wrong and where; ``hint`` says what to try.
+A message says what is wrong and where; ``hint`` says what to try; ``defect`` is a stable word for the kind of damage
+("truncated", "duplicate-key", …), by which a rule of ``validate`` knows what it is about.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ class AdaptoolError(Exception):
 
     exit_code = 3
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, defect: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.defect = defect
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.message, self.hint)
+        return _rebuild, (type(self), self.message, self.hint, self.defect)
 
 
-def _rebuild(kind: type[AdaptoolError], message: str, hint: str | None) -> AdaptoolError:
-    return kind(message, hint=hint)
+def _rebuild(kind: type[AdaptoolError], message: str, hint: str | None, defect: str) -> AdaptoolError:
+    return kind(message, hint=hint, defect=defect)
 
 
 class UsageError(AdaptoolError):

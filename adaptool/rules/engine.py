@@ -1,0 +1,153 @@
+"""Running the rules: one adapter, or many on a few threads; every selected rule ends as checked or as not checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from adaptool.adapters.base import BaseModel
+from adaptool.errors import AdaptoolError
+from adaptool.jobs import default_workers, run
+from adaptool.rules.finding import SEVERITIES, Finding, Problem, Severity, Suppressed, Unchecked, Verdict, fingerprint
+from adaptool.rules.lines import line_of
+from adaptool.rules.locate import Target, find_adapters
+from adaptool.rules.rule import Rule
+from adaptool.rules.selection import Selection
+from adaptool.rules.subject import Subject
+from adaptool.rules.waivers import Waivers
+from adaptool.summary.summary import Failure
+
+Purpose = Literal["validate", "push"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to validate."""
+
+    selection: Selection = Selection()
+    fail_on: Severity = "error"
+    """The mildest severity that fails."""
+    max_rank: int | None = None
+    """What the runtimes will be started with."""
+    waivers: Waivers = field(default_factory=Waivers)
+    purpose: Purpose = "validate"
+    workers: int = field(default_factory=default_workers)
+
+
+@dataclass(frozen=True)
+class AdapterReport:
+    """One adapter's findings, gravest first."""
+
+    path: str
+    """As the user can open it."""
+    name: str
+    peft_type: str | None
+    digest: str | None
+    """The content digest, where an allow-list asked for it."""
+    verdict: Verdict
+    findings: tuple[Finding, ...]
+    unchecked: tuple[Unchecked, ...]
+    suppressed: tuple[Suppressed, ...]
+    checked: int
+    """How many rules ran to their end."""
+
+    def count(self, severity: Severity) -> int:
+        """How many findings there are of one severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What ``adaptool validate`` found, adapter by adapter."""
+
+    results: tuple[AdapterReport, ...]
+    failures: tuple[Failure, ...]
+    """Paths with no adapter that could be looked at."""
+    fail_on: Severity
+
+    @property
+    def exit_code(self) -> int:
+        """3 where something could not be checked, else 1 where something fails, else 0."""
+        if self.failures or any(report.verdict == "unchecked" for report in self.results):
+            return 3
+        return int(any(report.verdict == "findings" for report in self.results))
+
+
+def validate(paths: Sequence[str | Path], base: BaseModel | None = None, options: Options | None = None) -> Validation:
+    """Validate every adapter at or below each of ``paths``; nothing is executed and nothing written."""
+    how = options or Options()
+    targets: list[Target] = []
+    failures: list[Failure] = []
+    for path in paths:
+        try:
+            targets += [target for target in find_adapters(Path(path)) if target not in targets]
+        except AdaptoolError as error:
+            failures.append(Failure(str(path), error.message, error.hint))
+
+    def work(numbered: tuple[int, Target]) -> tuple[int, AdapterReport]:
+        number, target = numbered
+        consumers = how.selection.consumers
+        subject = Subject(target.folder, target.weights, base, consumers, how.max_rank)
+        return number, validate_subject(subject, how)
+
+    reports = sorted(run(work, enumerate(targets), how.workers), key=lambda numbered: numbered[0])
+    return Validation(tuple(report for _, report in reports), tuple(failures), how.fail_on)
+
+
+def validate_subject(subject: Subject, options: Options) -> AdapterReport:
+    """Run the selected rules over one adapter."""
+    findings: list[Finding] = []
+    unchecked: list[Unchecked] = []
+    name = str(subject.folder)
+    rules = [rule for rule in options.selection.rules() if "base" not in rule.needs or subject.base is not None]
+    for rule in rules:
+        outcome = _applied(rule, subject)
+        if isinstance(outcome, Unchecked):
+            unchecked.append(outcome)
+            continue
+        findings += (_finding(rule, problem, subject, options.purpose) for problem in outcome)
+    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.code))
+    standing, suppressed, digest = options.waivers.apply(subject, findings)
+    return AdapterReport(
+        name, subject.folder.resolve().name, subject.peft_type or None, digest,
+        _verdict(standing, unchecked, options.fail_on), tuple(standing), tuple(unchecked), tuple(suppressed),
+        len(rules) - len(unchecked),
+    )  # fmt: skip
+
+
+def _applied(rule: Rule, subject: Subject) -> tuple[Problem, ...] | Unchecked:
+    """What a rule finds; a rule that fails has not been checked, whether its reason is the adapter or a bug."""
+    if (lack := subject.lacks(rule.needs)) is not None:
+        return Unchecked(rule.code, lack.message)
+    try:
+        return tuple(rule.check(subject))
+    except AdaptoolError as error:
+        return Unchecked(rule.code, error.message)
+    except Exception as error:
+        return Unchecked(rule.code, f"internal error: {type(error).__name__}: {error}")
+
+
+def _finding(rule: Rule, problem: Problem, subject: Subject, purpose: Purpose) -> Finding:
+    severity = problem.severity or rule.severity
+    if purpose == "push" and rule.push is not None:
+        severity = min(severity, rule.push, key=SEVERITIES.index)
+    return Finding(
+        rule.code, severity, rule.title, problem.message, problem.fix or rule.fix, problem.file, problem.field,
+        problem.tensors, line_of(problem, subject), fingerprint(rule.code, problem, subject.folder.name),
+    )  # fmt: skip
+
+
+def _verdict(findings: Sequence[Finding], unchecked: Sequence[Unchecked], fail_on: Severity) -> Verdict:
+    """An error explains what could not be checked behind it; without one, unchecked stays unchecked."""
+    if unchecked and not any(finding.severity == "error" for finding in findings):
+        return "unchecked"
+    failing = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
+    return "findings" if any(finding.severity in failing for finding in findings) else "ok"
+
+
+def errors_of(subject: Subject, selection: Selection) -> Iterator[Finding]:
+    """The findings that stop a merge or a push."""
+    report = validate_subject(subject, Options(replace(selection)))
+    yield from (finding for finding in report.findings if finding.severity == "error")

@@ -1,0 +1,3 @@
+"""ADV001–ADV099: what practitioners would look at again."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""CFG001–CFG099: adapter_config.json as JSON."""
+
+from __future__ import annotations

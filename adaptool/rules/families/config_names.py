@@ -1,0 +1,3 @@
+"""CFG300–CFG399: names and patterns of modules."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""CFG200–CFG299: ranks, alphas and scales."""
+
+from __future__ import annotations

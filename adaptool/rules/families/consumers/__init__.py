@@ -1,0 +1,7 @@
+"""The runtimes that load adapters: what each rejects, and what it gets silently wrong."""
+
+from __future__ import annotations
+
+from adaptool.rules.families.consumers import llama_cpp, lorax, mlx, ollama, peft, sglang, tensorrt_llm, tgi, vllm
+
+__all__ = ["llama_cpp", "lorax", "mlx", "ollama", "peft", "sglang", "tensorrt_llm", "tgi", "vllm"]

@@ -1,0 +1,3 @@
+"""What mlx makes of an adapter."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""What ollama makes of an adapter."""
+
+from __future__ import annotations

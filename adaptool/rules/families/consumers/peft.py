@@ -1,0 +1,3 @@
+"""What peft makes of an adapter."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""What sglang makes of an adapter."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""What tensorrt_llm makes of an adapter."""
+
+from __future__ import annotations

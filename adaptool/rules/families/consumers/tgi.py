@@ -1,0 +1,3 @@
+"""What tgi makes of an adapter."""
+
+from __future__ import annotations

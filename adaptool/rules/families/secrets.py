@@ -1,0 +1,3 @@
+"""FIL300–FIL399: secrets in text beside the weights."""
+
+from __future__ import annotations

@@ -1,0 +1,64 @@
+"""Which rules run: by the prefixes the user selects and ignores, and the runtimes the adapter is for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from adaptool.errors import UsageError
+from adaptool.rules.rule import RULES, Rule
+
+EVERYTHING = "ALL"
+
+CONSUMERS = ("vllm", "sglang", "lorax", "tgi", "tensorrt-llm", "llama.cpp", "ollama", "mlx", "peft")
+"""The runtimes there are rules for, as --for names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """``select`` and ``ignore`` hold prefixes of codes: "TEN", "VAL2", "CFG103", or "ALL"; the longest match decides."""
+
+    select: tuple[str, ...] = ()
+    """Empty: every rule that is on by default."""
+    ignore: tuple[str, ...] = ()
+    consumers: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        for prefix in (*self.select, *self.ignore):
+            if prefix != EVERYTHING and not any(code.startswith(prefix) for code in RULES):
+                raise UsageError(f"no rule's code begins with {prefix!r}", hint=_nearest(prefix))
+        for name in self.consumers:
+            if name not in CONSUMERS:
+                near = difflib.get_close_matches(name, CONSUMERS, n=1)
+                hint = f"did you mean: {near[0]}" if near else f"one of: {', '.join(CONSUMERS)}"
+                raise UsageError(f"no rules for {name!r}", hint=hint)
+
+    def __contains__(self, rule: Rule) -> bool:
+        chosen, dropped = _length(rule.code, self.select), _length(rule.code, self.ignore)
+        if rule.consumer is not None:
+            return rule.consumer in self.consumers and dropped < 0
+        if self.select and chosen < 0:
+            return False
+        return (rule.default or chosen >= 0) and dropped <= (chosen if self.select else -1)
+
+    def rules(self) -> tuple[Rule, ...]:
+        """The selected rules, in order."""
+        return tuple(rule for rule in RULES.values() if rule in self)
+
+
+def parse_codes(texts: Iterable[str]) -> tuple[str, ...]:
+    """``("TEN,VAL2", "cfg103")`` as prefixes."""
+    return tuple(part.strip().upper() for text in texts for part in text.split(",") if part.strip())
+
+
+def _length(code: str, prefixes: Sequence[str]) -> int:
+    """How much of a code the longest matching prefix is; −1 where none matches."""
+    return max(
+        (0 if p == EVERYTHING else len(p) for p in prefixes if p == EVERYTHING or code.startswith(p)), default=-1
+    )
+
+
+def _nearest(prefix: str) -> str:
+    near = difflib.get_close_matches(prefix, RULES, n=1, cutoff=0.5)
+    return f"did you mean: {near[0]}; see: adaptool rules" if near else "see: adaptool rules"
