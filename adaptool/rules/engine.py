@@ -26,7 +26,7 @@ Purpose = Literal["validate", "push"]
 class Options:
     """How to validate."""
 
-    selection: Selection = Selection()
+    selection: Selection = field(default_factory=Selection)
     fail_on: Severity = "error"
     """The mildest severity that fails."""
     max_rank: int | None = None

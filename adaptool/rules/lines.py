@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def line_of(problem: Problem, subject: Subject) -> int | None:
-    """The line of a problem's field, from 1: the entry's where it names one ("rank_pattern.q_proj"), else the field's."""
+    """The line of a problem's field, from 1: the entry's where it names one ("rank_pattern.q_proj")."""
     if problem.file != CONFIG_NAME or not problem.field or subject.config_bytes.value is None:
         return None
     text = subject.config_bytes.value.decode("utf-8", "replace")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from adaptool.rules.subject import Subject
 
 Need = Literal["config", "tensors", "adapter", "values", "base"]
-"""config: a JSON object. tensors: the weights' header. adapter: both, and a PEFT type. values: every byte. base: BASE."""
+"""config: a JSON object. tensors: the header. adapter: both, of a PEFT type. values: every byte. base: BASE."""
 
 Check = Callable[["Subject"], Iterator[Problem]]
 Mutation = Callable[["Draft"], object]
@@ -78,7 +78,13 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {}
-"""Every rule by its code, in the order of their files."""
+"""Every rule by its code; ``catalogue()`` has them in order."""
+
+
+def catalogue() -> tuple[Rule, ...]:
+    """Every rule, family by family."""
+    order = list(FAMILIES)
+    return tuple(sorted(RULES.values(), key=lambda rule: (order.index(rule.family), rule.code)))
 
 
 def rule(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from adaptool.errors import UsageError
-from adaptool.rules.rule import RULES, Rule
+from adaptool.rules.rule import RULES, Rule, catalogue
 
 EVERYTHING = "ALL"
 
@@ -17,7 +17,7 @@ CONSUMERS = ("vllm", "sglang", "lorax", "tgi", "tensorrt-llm", "llama.cpp", "oll
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """``select`` and ``ignore`` hold prefixes of codes: "TEN", "VAL2", "CFG103", or "ALL"; the longest match decides."""
+    """``select`` and ``ignore`` hold prefixes of codes ("TEN", "VAL2", "CFG103") or "ALL"; the longest match wins."""
 
     select: tuple[str, ...] = ()
     """Empty: every rule that is on by default."""
@@ -44,7 +44,7 @@ class Selection:
 
     def rules(self) -> tuple[Rule, ...]:
         """The selected rules, in order."""
-        return tuple(rule for rule in RULES.values() if rule in self)
+        return tuple(rule for rule in catalogue() if rule in self)
 
 
 def parse_codes(texts: Iterable[str]) -> tuple[str, ...]:
