@@ -14,18 +14,26 @@ from adaptool.errors import FormatError
 
 
 def parse_json(data: bytes, where: str, *, what: str = "file") -> Any:
-    """Parse UTF-8 JSON; duplicate keys, NaN/Infinity, a BOM and deep nesting raise FormatError naming ``where``."""
+    """Parse UTF-8 JSON; duplicate keys, NaN/Infinity, a BOM and deep nesting raise FormatError naming ``where``.
+
+    Its ``defect`` is one of "byte-order-mark", "not-utf8", "not-json", "duplicate-key", "nan-literal", "too-deep",
+    "lone-surrogate" and "huge-number".
+    """
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        raise FormatError(f"{where}: the {what} starts with a byte order mark", hint="save it as UTF-8 without a BOM")
+        raise FormatError(
+            f"{where}: the {what} starts with a byte order mark",
+            hint="save it as UTF-8 without a BOM",
+            defect="byte-order-mark",
+        )
 
     def refuse(word: str) -> NoReturn:
-        raise FormatError(f"{where}: the {what} holds {word}, which JSON does not have")
+        raise FormatError(f"{where}: the {what} holds {word}, which JSON does not have", defect="nan-literal")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
             twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-            raise FormatError(f"{where}: the {what} has the key {twice!r} twice")
+            raise FormatError(f"{where}: the {what} has the key {twice!r} twice", defect="duplicate-key")
         return result
 
     try:
@@ -34,12 +42,14 @@ def parse_json(data: bytes, where: str, *, what: str = "file") -> Any:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         return value
     except UnicodeEncodeError:
-        raise FormatError(f"{where}: the {what} holds half a character (a lone surrogate)") from None
+        message = f"{where}: the {what} holds half a character (a lone surrogate)"
+        raise FormatError(message, defect="lone-surrogate") from None
     except UnicodeDecodeError as error:
-        raise FormatError(f"{where}: the {what} is not UTF-8 (byte {error.start})") from None
+        raise FormatError(f"{where}: the {what} is not UTF-8 (byte {error.start})", defect="not-utf8") from None
     except json.JSONDecodeError as error:
-        raise FormatError(f"{where}: the {what} is not JSON: {error.msg} (line {error.lineno})") from None
+        message = f"{where}: the {what} is not JSON: {error.msg} (line {error.lineno})"
+        raise FormatError(message, defect="not-json") from None
     except RecursionError:
-        raise FormatError(f"{where}: the {what} is nested absurdly deep") from None
+        raise FormatError(f"{where}: the {what} is nested absurdly deep", defect="too-deep") from None
     except ValueError as error:  # an integer of thousands of digits
-        raise FormatError(f"{where}: the {what} cannot be read: {error}") from None
+        raise FormatError(f"{where}: the {what} cannot be read: {error}", defect="huge-number") from None
