@@ -1,6 +1,6 @@
 """adaptool: inspect, merge, convert and verify LoRA adapters: streaming, in constant memory, bit-identical to PEFT.
 
-The command line's verbs are functions here: ``inspect``, ``merge``, ``convert``, ``verify``. Each is imported on
+The command line's verbs are functions here: ``inspect``, ``merge``, ``convert``, ``validate``, ``verify``. Each is imported on
 first use, so that ``import adaptool`` costs nothing.
 """
 
@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adaptool.api import convert, gguf_options, inspect, merge, verify
+    from adaptool.api import convert, gguf_options, inspect, merge, validate, verify
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "convert", "gguf_options", "inspect", "merge", "verify"]
+__all__ = ["__version__", "convert", "gguf_options", "inspect", "merge", "validate", "verify"]
 
 
 def __getattr__(name: str) -> Any:

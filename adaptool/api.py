@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from adaptool.gguf.job import GgufJob
     from adaptool.parity.gguf_verify import GgufVerifyJob
     from adaptool.parity.verify import VerifyJob
+    from adaptool.rules.engine import Validation
+    from adaptool.rules.finding import Severity
+    from adaptool.rules.settings import Settings
     from adaptool.summary.summary import Summary
 
 Weighted = tuple[Path | str, float]
@@ -234,6 +238,48 @@ def inspect(path: Path | str, base: Path | str | None = None, *, weights: bool =
     from adaptool.summary.summary import inspect_path, open_model
 
     return inspect_path(locate(path), None if base is None else open_model(locate(base)), weights=weights)
+
+
+def validate(
+    paths: Sequence[Path | str],
+    base: Path | str | None = None,
+    *,
+    consumers: Sequence[str] = (),
+    max_rank: int | None = None,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    fail_on: Severity | None = None,
+    baseline: Path | str | None = None,
+    settings: Settings | Path | str | None = None,
+    today: date = date.max,
+    workers: int | None = None,
+) -> Validation:
+    """Check every adapter at or below ``paths``; what is given here goes before what a settings file says.
+
+    ``today`` is what an allow-list's expiry is measured against: unless it is given, nothing is allowed. Raises
+    UsageError, or AdaptoolError where the base cannot be opened; what is wrong with an adapter is in the result.
+    """
+    from adaptool.rules.engine import Options
+    from adaptool.rules.engine import validate as run_rules
+    from adaptool.rules.selection import Selection, parse_codes
+    from adaptool.rules.settings import Settings, read_settings
+    from adaptool.rules.waivers import Waivers, read_baseline
+    from adaptool.summary.summary import open_model
+
+    found = Settings() if settings is None else settings
+    if not isinstance(found, Settings):
+        found = read_settings(Path(found))
+    named = [name.strip().lower() for text in consumers for name in text.split(",") if name.strip()]
+    selection = Selection(
+        parse_codes(select) or found.select, parse_codes(ignore) or found.ignore, frozenset(named or found.consumers)
+    )
+    known = Path(baseline) if baseline is not None else found.baseline
+    waivers = Waivers(None if known is None else read_baseline(known), found.allowances, today)
+    options = Options(
+        selection, fail_on or found.fail_on or "error", max_rank or found.max_rank, waivers,
+        workers=workers or default_workers(),
+    )  # fmt: skip
+    return run_rules(list(map(str, paths)), None if base is None else open_model(locate(base)), options)
 
 
 def _open_gguf(path: Path) -> BaseModel | None:

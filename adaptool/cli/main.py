@@ -22,6 +22,8 @@ COMMANDS = {
     "merge": "Merge adapters into a base model: streaming, in constant memory, checked.",
     "convert": "Convert a model to GGUF, an adapter to a GGUF LoRA, or a GGUF back to a model folder.",
     "verify": "Check a merged model against its base and adapter, tensor by tensor.",
+    "validate": "Check adapters: broken, hostile or silently wrong ones, and whether a runtime takes them.",
+    "rules": "Explain what validate checks: every rule, why it is there, and the way out.",
     "schema": "Print the JSON Schema of a file or of a command's --json.",
 }
 """Name → one line; a command's module is imported only when it runs, so that --help is instant."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -50,8 +50,8 @@ class AdapterReport:
     findings: tuple[Finding, ...]
     unchecked: tuple[Unchecked, ...]
     suppressed: tuple[Suppressed, ...]
-    checked: int
-    """How many rules ran to their end."""
+    checked: tuple[str, ...]
+    """The rules that ran to their end."""
 
     def count(self, severity: Severity) -> int:
         """How many findings there are of one severity."""
@@ -100,20 +100,22 @@ def validate_subject(subject: Subject, options: Options) -> AdapterReport:
     """Run the selected rules over one adapter."""
     findings: list[Finding] = []
     unchecked: list[Unchecked] = []
-    name = str(subject.folder)
-    rules = [rule for rule in options.selection.rules() if "base" not in rule.needs or subject.base is not None]
-    for rule in rules:
+    checked: list[str] = []
+    for rule in options.selection.rules():
+        if "base" in rule.needs and subject.base is None:
+            continue
         outcome = _applied(rule, subject)
         if isinstance(outcome, Unchecked):
             unchecked.append(outcome)
             continue
+        checked.append(rule.code)
         findings += (_finding(rule, problem, subject, options.purpose) for problem in outcome)
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.code))
     standing, suppressed, digest = options.waivers.apply(subject, findings)
     return AdapterReport(
-        name, subject.folder.resolve().name, subject.peft_type or None, digest,
+        str(subject.folder), subject.folder.resolve().name, subject.peft_type or None, digest,
         _verdict(standing, unchecked, options.fail_on), tuple(standing), tuple(unchecked), tuple(suppressed),
-        len(rules) - len(unchecked),
+        tuple(checked),
     )  # fmt: skip
 
 
@@ -139,15 +141,13 @@ def _finding(rule: Rule, problem: Problem, subject: Subject, purpose: Purpose) -
     )  # fmt: skip
 
 
+def fails(finding: Finding, fail_on: Severity) -> bool:
+    """Whether a finding is grave enough to fail."""
+    return SEVERITIES.index(finding.severity) <= SEVERITIES.index(fail_on)
+
+
 def _verdict(findings: Sequence[Finding], unchecked: Sequence[Unchecked], fail_on: Severity) -> Verdict:
     """An error explains what could not be checked behind it; without one, unchecked stays unchecked."""
     if unchecked and not any(finding.severity == "error" for finding in findings):
         return "unchecked"
-    failing = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
-    return "findings" if any(finding.severity in failing for finding in findings) else "ok"
-
-
-def errors_of(subject: Subject, selection: Selection) -> Iterator[Finding]:
-    """The findings that stop a merge or a push."""
-    report = validate_subject(subject, Options(replace(selection)))
-    yield from (finding for finding in report.findings if finding.severity == "error")
+    return "findings" if any(fails(finding, fail_on) for finding in findings) else "ok"
