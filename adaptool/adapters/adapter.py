@@ -85,7 +85,9 @@ def open_weights(folder: Path, weights: Path | None = None) -> Store:
         present = [folder / name for name in (WEIGHTS_NAME, PICKLE_NAME) if (folder / name).exists()]
         if not present:
             raise NotFoundError(
-                f"{folder}: a config but no weights ({WEIGHTS_NAME})", hint="was the download or the save cut off?"
+                f"{folder}: a config but no weights ({WEIGHTS_NAME})",
+                hint="was the download or the save cut off?",
+                defect="no-weights",
             )
         weights = present[0]
     if sniff(weights).startswith("torch"):
@@ -96,7 +98,9 @@ def open_weights(folder: Path, weights: Path | None = None) -> Store:
         store = open_safetensors(weights)
     if not store:
         raise FormatError(
-            f"{weights}: no tensors at all", hint="an empty save is typical of ZeRO-3 without gathering: save again"
+            f"{weights}: no tensors at all",
+            hint="an empty save is typical of ZeRO-3 without gathering: save again",
+            defect="no-tensors",
         )
     return store
 

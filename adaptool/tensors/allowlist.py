@@ -162,12 +162,13 @@ def refused(what: str, where: str) -> UnsupportedError:
     return UnsupportedError(
         f"{where}: asks for {shown(what)}, which a file of tensors does not need",
         hint="nothing was executed; if you trust its maker, have it converted to safetensors where it was made",
+        defect="refused",
     )
 
 
 def broken(why: str, where: str) -> FormatError:
     """The error for what no pickler writes."""
-    return FormatError(f"{where}: a broken pickle: {why}")
+    return FormatError(f"{where}: a broken pickle: {why}", defect="broken-pickle")
 
 
 def shown(name: str) -> str:

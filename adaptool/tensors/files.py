@@ -28,7 +28,8 @@ class FileHandle:
     def read_all(self, limit: int) -> bytes:
         """The whole file, if it is no larger than ``limit`` bytes."""
         if self.size > limit:
-            raise FormatError(f"{self.path}: {self.size} bytes, more than the {limit} such a file may have")
+            message = f"{self.path}: {self.size} bytes, more than the {limit} such a file may have"
+            raise FormatError(message, defect="too-large")
         return self.read(0, self.size)
 
     def read_into(self, out: Array | memoryview, offset: int) -> None:
@@ -39,9 +40,10 @@ class FileHandle:
             try:
                 count = os.preadv(self.descriptor, [view[done:]], offset + done)
             except OSError as error:
-                raise DiskError(f"{self.path}: cannot be read: {error.strerror}") from error
+                raise DiskError(f"{self.path}: cannot be read: {error.strerror}", defect="unreadable") from error
             if count == 0:
-                raise FormatError(f"{self.path}: ends at byte {offset + done}, inside a tensor or header")
+                message = f"{self.path}: ends at byte {offset + done}, inside a tensor or header"
+                raise FormatError(message, defect="truncated")
             done += count
 
     def close(self) -> None:
@@ -59,11 +61,11 @@ def open_file(path: Path) -> FileHandle:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such file") from None
+        raise NotFoundError(f"{path}: no such file", defect="missing") from None
     except OSError as error:
-        raise DiskError(f"{path}: cannot be opened: {error.strerror}") from error
+        raise DiskError(f"{path}: cannot be opened: {error.strerror}", defect="unreadable") from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise FormatError(f"{path}: not a regular file")
+        raise FormatError(f"{path}: not a regular file", defect="not-a-file")
     return FileHandle(path, descriptor, status.st_size)

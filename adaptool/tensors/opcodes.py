@@ -64,7 +64,9 @@ def _decoded(source: Source, where: str) -> Iterator[tuple[str, Any]]:
             yield opcode.name, argument
     except ValueError:
         raise FormatError(
-            f"{where}: not a whole pickle", hint="the file is truncated or damaged: fetch it again"
+            f"{where}: not a whole pickle",
+            hint="the file is truncated or damaged: fetch it again",
+            defect="broken-pickle",
         ) from None
 
 

@@ -133,7 +133,7 @@ def _read_zip(handle: FileHandle) -> tuple[object, Mapping[str, Span]]:
     members = read_members(handle)
     root = next(iter(members), "").partition("/")[0]
     if f"{root}/constants.pkl" in members:
-        raise UnsupportedError(f"{handle.path}: a TorchScript program, not a file of tensors")
+        raise UnsupportedError(f"{handle.path}: a TorchScript program, not a file of tensors", defect="refused")
     check_stored(handle, members)
     order = members.get(f"{root}/byteorder")
     if order is not None and _content(handle, order, limit=64) != b"little":
@@ -210,7 +210,7 @@ def _unwrapped(path: Path, value: object) -> tuple[dict[object, object], tuple[s
         raise UnsupportedError(f"{path}: holds two models, as {' and as '.join(inner)}")
     if not inner:
         hint = "an empty save is typical of training under ZeRO-3 without gathering the weights: save again"
-        raise FormatError(f"{path}: holds no tensors by name", hint=hint)
+        raise FormatError(f"{path}: holds no tensors by name", hint=hint, defect="no-tensors")
     return value[inner[0]], tuple(shown(str(key)) for key in value if key != inner[0])
 
 

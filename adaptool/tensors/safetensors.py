@@ -35,6 +35,17 @@ AXES_LIMIT = 64
 INDEX_NAME = "model.safetensors.index.json"
 
 
+class GapError(FormatError):
+    """Bytes that belong to no tensor: ``unused`` is where in the file they lie, so that they can be looked at."""
+
+    def __init__(self, message: str, unused: range, defect: str) -> None:
+        super().__init__(message, defect=defect)
+        self.unused = unused
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return GapError, (self.message, self.unused, self.defect)
+
+
 @dataclass(frozen=True, eq=False)
 class SafetensorsFile(FileStore):
     """The tensors of one ``.safetensors`` file."""
@@ -88,19 +99,23 @@ def open_safetensors(path: Path) -> SafetensorsFile:
 def _read_header(path: Path, handle: FileHandle) -> tuple[int, bytes]:
     prefix = handle.read(0, min(8, handle.size))
     if prefix.startswith(b"version "):
-        raise FormatError(f"{path}: a Git LFS pointer, not the weights", hint="fetch them with: git lfs pull")
+        hint = "fetch them with: git lfs pull"
+        raise FormatError(f"{path}: a Git LFS pointer, not the weights", hint=hint, defect="lfs-pointer")
     if len(prefix) < 8:
         raise FormatError(
             f"{path}: {handle.size} bytes, too short to be safetensors",
             hint="an empty save is typical of training under ZeRO-3 without gathering the weights: save again",
+            defect="too-short",
         )
     (length,) = struct.unpack("<Q", prefix)
     if length > HEADER_LIMIT or length + 8 > handle.size:
         if prefix.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-            raise FormatError(f"{path}: a PyTorch pickle, whatever its name says", hint="rename it to end in .bin")
+            hint = "rename it to end in .bin"
+            raise FormatError(f"{path}: a PyTorch pickle, whatever its name says", hint=hint, defect="pickle")
         raise FormatError(
             f"{path}: the header claims {length} bytes and the file has {handle.size}",
             hint="the file is truncated or is not safetensors: fetch it again",
+            defect="header-limit" if length + 8 <= handle.size else "header-length",
         )
     return length, handle.read(8, length)
 
@@ -108,17 +123,17 @@ def _read_header(path: Path, handle: FileHandle) -> tuple[int, bytes]:
 def _checked(path: Path, header: tuple[int, bytes], file_size: int) -> SafetensorsFile:
     length, text = header
     if not text.startswith(b"{"):
-        raise FormatError(f"{path}: the header is not a JSON object")
+        raise FormatError(f"{path}: the header is not a JSON object", defect="not-an-object")
     entries = parse_json(text, str(path), what="safetensors header")
     if not isinstance(entries, dict):
-        raise FormatError(f"{path}: the header is not a JSON object")
+        raise FormatError(f"{path}: the header is not a JSON object", defect="not-an-object")
     metadata = entries.pop("__metadata__", None)
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise FormatError(f"{path}: __metadata__ must map strings to strings")
+        raise FormatError(f"{path}: __metadata__ must map strings to strings", defect="metadata")
     ranges = {name: _entry(path, name, entry) for name, entry in entries.items()}
     ordered = sorted(ranges, key=lambda name: (ranges[name][1], ranges[name][2]))
-    _check_tiling(path, [(name, *ranges[name][1:]) for name in ordered], file_size - 8 - length)
+    _check_tiling(path, [(name, *ranges[name][1:]) for name in ordered], 8 + length, file_size)
     return SafetensorsFile(
         path,
         {name: ranges[name][0] for name in ordered},
@@ -129,19 +144,21 @@ def _checked(path: Path, header: tuple[int, bytes], file_size: int) -> Safetenso
 
 def _entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise FormatError(f"{path}: the entry of {name!r} must hold dtype, shape and data_offsets")
+        raise FormatError(f"{path}: the entry of {name!r} must hold dtype, shape and data_offsets", defect="entry")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or kind not in DTYPES:
-        raise FormatError(f"{path}: {name!r} has the unknown type {kind!r}")
+        raise FormatError(f"{path}: {name!r} has the unknown type {kind!r}", defect="unknown-type")
     if not _naturals(shape, AXES_LIMIT) or not _naturals(offsets, 2) or len(offsets) != 2:
-        raise FormatError(f"{path}: {name!r} has an impossible shape or impossible offsets")
+        defect = "overflow" if _overflows(shape) or _overflows(offsets) else "impossible-numbers"
+        raise FormatError(f"{path}: {name!r} has an impossible shape or impossible offsets", defect=defect)
     if math.prod(shape) >= 2**63:
-        raise FormatError(f"{path}: {name!r} claims more elements than can be addressed")
+        raise FormatError(f"{path}: {name!r} claims more elements than can be addressed", defect="overflow")
     info = TensorInfo(name, DTYPES[kind], tuple(shape))
     start, stop = offsets
     if info.size * info.dtype.bits % 8 or stop - start != info.nbytes:
         raise FormatError(
-            f"{path}: {name!r} is {info.dtype} {list(shape)} = {info.nbytes} bytes, its range {stop - start}"
+            f"{path}: {name!r} is {info.dtype} {list(shape)} = {info.nbytes} bytes, its range {stop - start}",
+            defect="range",
         )
     return info, start, stop
 
@@ -150,16 +167,27 @@ def _naturals(values: object, most: int) -> bool:
     return isinstance(values, list) and len(values) <= most and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 
-def _check_tiling(path: Path, ranges: list[tuple[str, int, int]], data_size: int) -> None:
+def _overflows(values: object) -> bool:
+    return isinstance(values, list) and any(type(v) is int and v >= 2**63 for v in values)
+
+
+def _check_tiling(path: Path, ranges: list[tuple[str, int, int]], data_start: int, file_size: int) -> None:
     """Tensors must cover the data exactly: a hole or an overlap is where something else hides."""
+    data_size = file_size - data_start
     edges = [("the header", 0, 0), *ranges, ("the end of the file", data_size, data_size)]
     for (before, _, stop), (name, start, _) in pairwise(edges):
         if start > stop:
             where = "trailing" if name == "the end of the file" else "unused"
-            raise FormatError(f"{path}: {start - stop} {where} bytes between {before!r} and {name!r}")
+            message = f"{path}: {start - stop} {where} bytes between {before!r} and {name!r}"
+            defect = "trailing" if where == "trailing" else "hole"
+            raise GapError(message, range(data_start + stop, data_start + start), defect)
         if start < stop:
             detail = "is cut off" if name == "the end of the file" else f"overlaps {name!r}"
-            raise FormatError(f"{path}: {before!r} {detail}", hint="the file is truncated or damaged: fetch it again")
+            raise FormatError(
+                f"{path}: {before!r} {detail}",
+                hint="the file is truncated or damaged: fetch it again",
+                defect="truncated" if name == "the end of the file" else "overlap",
+            )
 
 
 def open_sharded(index_path: Path, open_shard: Callable[[Path], Store] | None = None) -> Store:

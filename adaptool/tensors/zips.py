@@ -76,7 +76,7 @@ def _directory(handle: FileHandle) -> tuple[int, bytes]:
         raise FormatError(f"{handle.path}: {handle.size} bytes, too short to be a zip archive", hint=_REFETCH)
     magic, disk, first_disk, _, _, length, start, _ = _END.unpack(handle.read(end, _END.size))
     if magic != b"PK\5\6":
-        raise FormatError(f"{handle.path}: no zip directory at the end of the file", hint=_REFETCH)
+        raise FormatError(f"{handle.path}: no zip directory at the end of the file", hint=_REFETCH, defect="truncated")
     if handle.size >= _END.size + _LOCATOR.size + _END64.size:
         magic, _, at, _ = _LOCATOR.unpack(handle.read(end - _LOCATOR.size, _LOCATOR.size))
         if magic == b"PK\6\7":
