@@ -1,6 +1,6 @@
 """A small good adapter and its base, to be broken: what each rule's mutation works on, and its test writes to disk.
 
-It is a rank-4 LoRA on q_proj and v_proj of a two-layer Llama, as PEFT saves one. Nothing here is used outside tests and
+It is a rank-8 LoRA on q_proj and v_proj of a two-layer Llama, as PEFT saves one. Nothing here is used outside tests and
 documentation; it lives beside the rules so that a rule and what breaks it are read together.
 """
 
@@ -20,7 +20,7 @@ from adaptool.adapters.adapter import WEIGHTS_NAME
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.tensors.dtypes import DTYPES
 
-WIDTH, HIDDEN, VOCABULARY, LAYERS, RANK = 64, 96, 40, 2, 4
+WIDTH, HIDDEN, VOCABULARY, LAYERS, RANK = 64, 96, 40, 2, 8
 PREFIX = "base_model.model."
 Q = f"{PREFIX}model.layers.0.self_attn.q_proj"
 """The first module: ``f"{Q}.lora_A.weight"`` is (RANK, WIDTH), its B (WIDTH, RANK)."""
