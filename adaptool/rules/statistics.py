@@ -1,25 +1,203 @@
-"""What the values of an adapter say, from one pass over its weights."""
+"""What the values of an adapter say, from one pass over its weights: tensor by tensor, and of every LoRA update.
+
+ΔW = s·B@A is never formed. With the Gram matrices G_A = A·Aᵀ and G_B = Bᵀ·B, which are r×r, ‖ΔW‖²_F = s²·Σ(G_A∘G_B),
+and σ₁² is the largest eigenvalue of s²·G_B^½·G_A·G_B^½. That squares the condition number, so small singular values
+drown: the exact spectrum is ``summary.spectrum``'s, by QR. What is asked for here are the large ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from adaptool.summary.spectrum import not_finite
+import numpy as np
+
+from adaptool.adapters.factors import Factors
+from adaptool.errors import AdaptoolError
+from adaptool.rules.moments import Gram, Moments, Pass, Side
+from adaptool.summary.contents import LowRankModule
+from adaptool.tensors.compute import single_threaded_blas
+from adaptool.tensors.dtypes import DType, Floats
+from adaptool.tensors.store import Store
 
 if TYPE_CHECKING:
     from adaptool.rules.subject import Subject
 
+Grams = tuple[Gram, Gram]
+"""A·Aᵀ and Bᵀ·B of every expert."""
+
+BATCH = 1 << 20
+"""Elements of Gram matrices whose eigenvalues are found together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One LoRA module's ΔW at the scale its config declares; of experts the norm of all and the largest σ₁.
+
+    None: a factor is not finite, is block-diagonal (BD-LoRA), or too large for its Gram matrix. DoRA's rescaling and
+    KaSA's truncation of the base are left out.
+    """
+
+    module: str
+    a: str
+    """The saved key of its lora_A or lora_embedding_A."""
+    b: str
+    shape: tuple[int, int]
+    """(out, in) of one matrix."""
+    scale: float
+    frobenius: float | None
+    """‖ΔW‖_F."""
+    spectral: float | None
+    """‖ΔW‖₂ = σ₁."""
+    stable_rank: float | None
+    """‖ΔW‖²_F / σ₁², the mean over experts that do anything: how many directions are as strong as the strongest."""
+
+    @property
+    def rms(self) -> float | None:
+        """The size of a typical element of ΔW."""
+        return None if self.frobenius is None else self.frobenius / (self.shape[0] * self.shape[1]) ** 0.5
+
 
 @dataclass(frozen=True)
 class Statistics:
-    """By saved key."""
+    """An adapter's values in figures."""
 
-    not_finite: Mapping[str, int]
-    """Tensors with NaN or Inf in them, and how many."""
+    tensors: Mapping[str, Moments]
+    """By saved key: every tensor of a floating type whose elements are bytes or longer."""
+    updates: tuple[Update, ...]
+    """Every LoRA module with two factors that make a product."""
+    twins: tuple[tuple[str, ...], ...]
+    """Tensors of one type and shape with the same bytes; constant ones and single numbers are not counted as such."""
+
+    @property
+    def not_finite(self) -> dict[str, int]:
+        """Tensors with NaN or Inf in them, and how many."""
+        return {key: moments.not_finite for key, moments in self.tensors.items() if moments.not_finite}
 
 
 def measure(subject: Subject) -> Statistics:
-    """Read every tensor once."""
-    return Statistics(not_finite(subject.store))
+    """Read every floating tensor once, in constant memory, the two factors of a LoRA module one after the other."""
+    store, reader = subject.store, Pass(subject.store)
+    tensors: dict[str, Moments] = {}
+    with single_threaded_blas(), np.errstate(all="ignore"):
+        updates = tuple(_updates(_modules(subject), store, reader, tensors))
+        for name, info in store.infos.items():
+            if name not in tensors and _readable(info.dtype):
+                tensors[name] = reader.tensor(name)[0]
+    ordered = {name: tensors[name] for name in store if name in tensors}
+    return Statistics(ordered, updates, tuple(_twins(store, ordered)))
+
+
+def _readable(kind: DType) -> bool:
+    """The 4- and 6-bit floats lie several to a byte, and have neither NaN nor Inf."""
+    return kind.floating and kind.bits >= 8
+
+
+def _modules(subject: Subject) -> tuple[LowRankModule, ...]:
+    """The LoRA modules; none where the config is too broken to tell, which is another rule's finding."""
+    if subject.adapter_opened.value is None:
+        return ()
+    try:
+        return subject.low_rank
+    except (AdaptoolError, ArithmeticError):
+        return ()
+
+
+def _updates(
+    modules: Iterable[LowRankModule], store: Store, reader: Pass, tensors: dict[str, Moments]
+) -> Iterator[Update]:
+    """Every module's update; the moments of its factors go into ``tensors`` on the way."""
+    batch: list[tuple[LowRankModule, Grams | None]] = []
+    for module in modules:
+        factors = module.factors[0]
+        if not (_readable(store[factors.a].dtype) and _readable(store[factors.b].dtype)):
+            continue
+        plain = factors.blocks_a == factors.blocks_b == 1
+        sides = (Side(module.rank, factors.experts, first) if plain else None for first in (True, False))
+        (tensors[factors.a], of_a), (tensors[factors.b], of_b) = map(reader.tensor, (factors.a, factors.b), sides)
+        batch.append((module, _with_diagonal(store, factors, of_a, of_b)))
+        if sum(grams[0].size for _, grams in batch if grams is not None) >= BATCH:
+            yield from _finished(batch)
+            batch = []
+    yield from _finished(batch)
+
+
+def _with_diagonal(store: Store, factors: Factors, of_a: Gram | None, of_b: Gram | None) -> Grams | None:
+    """Both Gram matrices, with what KaSA puts between B and A."""
+    if of_a is None or of_b is None:
+        return None
+    if factors.diagonal is None:
+        return of_a, of_b
+    info = store[factors.diagonal]
+    if info.size != factors.rank or not _readable(info.dtype):
+        return None
+    diagonal = store.array(factors.diagonal).astype(np.float64).reshape(-1)
+    return of_a, of_b * np.outer(diagonal, diagonal)
+
+
+def _finished(batch: Sequence[tuple[LowRankModule, Grams | None]]) -> Iterator[Update]:
+    """The updates of modules, those of one rank at a time: a hundred small eigenvalue problems at the price of ten."""
+    found: dict[int, tuple[float, float | None, float | None]] = {}
+    known = [(number, grams) for number, (_, grams) in enumerate(batch) if grams is not None]
+    for _, group in groupby(sorted(known, key=_ranks), key=_ranks):
+        numbers, pairs = zip(*group, strict=True)
+        left, right = (np.stack([pair[side] for pair in pairs]) for side in (0, 1))  # (modules, experts, r, r)
+        squares = np.maximum(np.einsum("meij,meij->me", left, right), 0)
+        for number, energies, strongest in zip(numbers, squares, _largest_eigenvalues(left, right), strict=True):
+            found[number] = _figures(energies, strongest)
+    for number, (module, _) in enumerate(batch):
+        scale, factors = module.scale * (2 if module.twice else 1), module.factors[0]
+        norm, spectral, stable_rank = found.get(number, (None, None, None))
+        yield Update(
+            module.name, factors.a, factors.b, module.shape, scale, None if norm is None else abs(scale) * norm,
+            None if spectral is None else abs(scale) * spectral, stable_rank,
+        )  # fmt: skip
+
+
+def _ranks(numbered: tuple[int, Grams]) -> tuple[int, ...]:
+    return numbered[1][0].shape
+
+
+def _largest_eigenvalues(left: Floats, right: Floats) -> Floats:
+    """σ₁² of every B@A, from stacks of A·Aᵀ and Bᵀ·B; NaN where they overflowed."""
+    finite = np.isfinite(left).all((-2, -1)) & np.isfinite(right).all((-2, -1))
+    result = np.full(finite.shape, np.nan)
+    if finite.any():
+        values, vectors = np.linalg.eigh(right[finite])
+        half = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
+        result[finite] = np.maximum(np.linalg.eigvalsh(half.swapaxes(-1, -2) @ left[finite] @ half)[..., -1], 0)
+    return result
+
+
+def _figures(energies: Floats, strongest: Floats) -> tuple[float, float | None, float | None]:
+    """‖BA‖_F over all experts, the largest σ₁, and the mean stable rank of those that are not zero."""
+    if not np.isfinite(strongest).all():
+        return float("inf"), None, None
+    acting = strongest > 0
+    ranks = energies[acting] / strongest[acting]
+    return float(np.sqrt(energies.sum())), float(np.sqrt(strongest.max())), float(ranks.mean()) if ranks.size else None
+
+
+def _twins(store: Store, tensors: Mapping[str, Moments]) -> Iterator[tuple[str, ...]]:
+    """Tensors with the same bytes: those whose figures agree are read again and compared."""
+    alike: dict[tuple[object, ...], list[str]] = {}
+    for name, moments in tensors.items():
+        if moments.size > 1 and moments.constant is None:
+            info = store[name]
+            alike.setdefault((info.dtype.name, info.shape, moments), []).append(name)
+    for names in alike.values():
+        while len(names) > 1:
+            first, *others = names
+            same = [name for name in others if _same_bytes(store, first, name)]
+            if same:
+                yield (first, *same)
+            names = [name for name in others if name not in same]
+
+
+def _same_bytes(store: Store, one: str, other: str) -> bool:
+    return all(
+        store.read(one, start, stop).tobytes() == store.read(other, start, stop).tobytes()
+        for start, stop in store.spans(one, 1 << 20)
+    )

@@ -1,0 +1,165 @@
+"""One pass over a tensor's values: what rules need of them, and the Gram matrix of a low-rank factor, block by block.
+
+Everything is summed in float64, so that nothing a 16-bit or 32-bit tensor can hold overflows; blocks are small enough
+to stay in a processor's cache, where the second and third look at a value costs little.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptool.tensors.compute import NumpyCompute
+from adaptool.tensors.dtypes import Floats
+from adaptool.tensors.scratch import Scratch
+from adaptool.tensors.store import Store, TensorInfo
+
+Gram = NDArray[Any]
+"""(experts, r, r) float64: A·Aᵀ or Bᵀ·B of every expert."""
+
+BLOCK = 1 << 17
+"""Elements looked at at once: one mebibyte as float64."""
+
+RANK_LIMIT = 1024
+"""Beyond it a Gram matrix costs more than it tells; no adapter in use comes near."""
+
+GRAM_LIMIT = 1 << 22
+"""Elements of the Gram matrices of one factor's experts: 32 MiB."""
+
+WHOLE_LIMIT = 64 << 20
+"""Bytes of a lora_A that are held at once: its Gram matrix needs all rows of a column together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What the values of one floating tensor, or a part of it, say; −0 is 0."""
+
+    size: int
+    not_finite: int
+    """NaN and ±Inf; the figures below are of the other values, and 0 where there are none."""
+    smallest: float
+    largest: float
+    squares: float
+    """Σx²; infinite where a float64 tensor overflows even that."""
+    zeros: int
+
+    @property
+    def absmax(self) -> float:
+        """The largest |x|."""
+        return max(self.largest, -self.smallest, 0.0)
+
+    @property
+    def rms(self) -> float:
+        """√(Σx²/n): the size of a typical value."""
+        finite = self.size - self.not_finite
+        return math.sqrt(self.squares / finite) if finite else 0.0
+
+    @property
+    def constant(self) -> float | None:
+        """The value that every element has; None where they differ, where one is not finite, and of an empty tensor."""
+        return self.smallest if self.size and not self.not_finite and self.smallest == self.largest else None
+
+    def __add__(self, other: Moments) -> Moments:
+        mine, others = self.size > self.not_finite, other.size > other.not_finite
+        known = [part for part, there in ((self, mine), (other, others)) if there]
+        return Moments(
+            self.size + other.size, self.not_finite + other.not_finite,
+            min((part.smallest for part in known), default=0.0), max((part.largest for part in known), default=0.0),
+            self.squares + other.squares, self.zeros + other.zeros,
+        )  # fmt: skip
+
+
+NOTHING = Moments(0, 0, 0.0, 0.0, 0.0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """How a tensor is a factor: A is (experts·rank, …), expert-major; B is (out, rank·experts), expert-minor."""
+
+    rank: int
+    experts: int
+    rank_first: bool
+
+
+class Pass:
+    """Reads tensors one after another into the same few buffers."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._compute = NumpyCompute()
+        self._scratch = Scratch()
+
+    def tensor(self, name: str, side: Side | None = None) -> tuple[Moments, Gram | None]:
+        """A tensor's moments, and of a finite factor of reasonable size the Gram matrices of its experts."""
+        info = self._store[name]
+        if not info.size:
+            return NOTHING, None
+        side = side if side is not None and fits(info, side) else None
+        total = NOTHING
+        gram = np.zeros((side.experts, side.rank, side.rank)) if side is not None else None
+        for values in self._blocks(info, side):
+            found, exact = self._block(values)
+            total += found
+            if exact is None:
+                gram = None
+            elif gram is not None and side is not None:
+                gram += _gram(exact, side)
+        return total, gram
+
+    def _blocks(self, info: TensorInfo, side: Side | None) -> Iterator[Floats]:
+        """Matrices that make up the tensor: rows of it, or where the rank is the first axis, columns."""
+        if side is not None and side.rank_first:
+            whole = self._read(info, 0, info.rows).reshape(info.shape[0], -1)
+            step = max(1, BLOCK // info.shape[0])
+            for start in range(0, whole.shape[1], step):
+                yield self._compute.load(np.ascontiguousarray(whole[:, start : start + step]), info.dtype)
+            return
+        lead = info.rows // info.shape[0] if len(info.shape) > 1 else 1  # conv: store rows of one output channel
+        step = lead * max(1, BLOCK // (lead * info.columns))
+        for start in range(0, info.rows, step):
+            raw = self._read(info, start, min(info.rows, start + step))
+            yield self._compute.load(raw, info.dtype).reshape(raw.shape[0] // lead, -1)
+
+    def _read(self, info: TensorInfo, start: int, stop: int) -> NDArray[Any]:
+        held = self._scratch.rows("raw", stop - start, info.width, info.dtype.storage)
+        return self._store.read(info.name, start, stop, out=held)
+
+    def _block(self, values: Floats) -> tuple[Moments, Floats | None]:
+        """The moments of a block, and the block as float64 where all of it is finite."""
+        smallest, largest = float(values.min()), float(values.max())  # a NaN is both
+        if not (math.isfinite(smallest) and math.isfinite(largest)):
+            kept = values[np.isfinite(values)]
+            lost = Moments(values.size - kept.size, values.size - kept.size, 0.0, 0.0, 0.0, 0)
+            return (lost + self._block(kept.reshape(1, -1))[0] if kept.size else lost), None
+        exact = self._scratch.rows("exact", values.shape[0], values.shape[1], "f8")
+        np.copyto(exact, values)
+        flat = exact.reshape(-1)
+        zeros = int(np.count_nonzero(values == 0)) if smallest <= 0 <= largest else 0
+        return Moments(values.size, 0, smallest, largest, float(flat @ flat), zeros), exact
+
+
+def fits(info: TensorInfo, side: Side) -> bool:
+    """Whether a tensor is of the shape its side says, and its Gram matrices are affordable."""
+    ranks = side.rank * side.experts
+    if side.rank > RANK_LIMIT or side.experts * side.rank**2 > GRAM_LIMIT or len(info.shape) < 2 or not info.size:
+        return False
+    if side.rank_first:
+        return info.shape[0] == ranks and info.nbytes <= WHOLE_LIMIT
+    return info.size // info.shape[0] == ranks
+
+
+def _gram(block: Floats, side: Side) -> Gram:
+    """A part's share: (experts·r, n) of A, (n, r·experts) of B."""
+    if side.experts == 1:
+        product = block @ block.T if side.rank_first else block.T @ block
+        return product[None]
+    if side.rank_first:
+        factors = block.reshape(side.experts, side.rank, -1)
+    else:
+        factors = np.ascontiguousarray(block.reshape(-1, side.rank, side.experts).transpose(2, 1, 0))
+    return np.matmul(factors, factors.transpose(0, 2, 1))
