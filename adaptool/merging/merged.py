@@ -209,7 +209,7 @@ def merge(
     plan = Plan(base)
     for adapter, weight in adapters:
         _plan_one(adapter, weight, plan)
-    _refuse_lost_rows(plan)
+    refuse_lost_rows(plan)
     for name in plan.touched:
         kind = plan.info(name).dtype
         if not kind.mergeable:
@@ -244,8 +244,8 @@ def _plan_one(adapter: Adapter, weight: float, plan: Plan) -> None:
     _refuse_not_finite(adapter)
 
 
-def _refuse_lost_rows(plan: Plan) -> None:
-    """A vocabulary resized on one side only: the other side's new rows were never saved."""
+def refuse_lost_rows(plan: Plan) -> None:
+    """Raise MismatchError for a vocabulary resized on one side only: the other side's new rows were never saved."""
     base, embedding, head = plan.base, plan.base.embedding, plan.base.head
     if embedding is None or head is None or base.store[embedding].shape != base.store[head].shape:
         return
@@ -254,6 +254,7 @@ def _refuse_lost_rows(plan: Plan) -> None:
         raise MismatchError(
             f"the adapter resized the vocabulary: {embedding} has {rows[embedding]} rows and {head} {rows[head]}",
             hint="save it again with save_embedding_layers=True, so that both are in the adapter",
+            defect="lost-rows",
         )
 
 

@@ -228,6 +228,7 @@ def misshapen(adapter: Adapter) -> tuple[str, ...]:
         for module, parts in adapter.modules.items()
         for pair in _pairs(parts)
         if not _multiply(module, store[pair[0]].shape, store[pair[1]].shape, config)
+        or (pair[0].endswith("lora_embedding_A") and (len(store[pair[0]].shape), len(store[pair[1]].shape)) != (2, 2))
         for key in pair
     )
 

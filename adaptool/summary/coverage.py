@@ -18,9 +18,9 @@ from adaptool.adapters.plan import Plan
 from adaptool.adapters.tuners import TUNERS, tuner_for
 from adaptool.adapters.tuners.unmergeable import PROMPTS
 from adaptool.archs.shapes import parameter_shapes
-from adaptool.errors import AdaptoolError
+from adaptool.errors import AdaptoolError, MismatchError
 from adaptool.jobs import default_workers, run
-from adaptool.merging.merged import Merged
+from adaptool.merging.merged import Merged, refuse_lost_rows
 from adaptool.merging.provenance import QUANTISED_NAME, base_name, origin_note
 from adaptool.summary.contents import misshapen, place_of, saved_tensors
 from adaptool.summary.expected import shapes_store, trained_config
@@ -78,17 +78,45 @@ def adapted_modules(adapter: Adapter) -> tuple[str, ...]:
 
 def plan_of(adapter: Adapter, base: BaseModel) -> tuple[Plan | None, str | None]:
     """The plan of merging one adapter, or what speaks against it."""
+    plan, error = planned(adapter, base)
+    return plan, error.message if error else None
+
+
+def planned(adapter: Adapter, base: BaseModel) -> tuple[Plan | None, AdaptoolError | None]:
+    """The plan of merging one adapter as far as it goes, and the error a merge would end with.
+
+    (None, None) for a PEFT type without a merge; a plan and an error where tensors are left over at its end.
+    """
     if adapter.config.peft_type not in TUNERS:
         return None, None
-    if broken := misshapen(adapter):
-        return None, f"{broken[0]} is no matrix, or does not fit its other half"
     plan = Plan(base)
     try:
+        if broken := misshapen(adapter):
+            raise MismatchError(f"{broken[0]} is no matrix, or does not fit its other half", defect="misshapen")
         used = tuner_for(adapter.config).plan(adapter, 1.0, plan)
     except AdaptoolError as error:
-        return None, error.message
+        return None, error
     left = [key for key in adapter.store if key not in used]
-    return plan, f"nothing accounts for {len(left)} tensors, such as {left[0]}" if left else None
+    try:
+        if left:
+            message = f"nothing accounts for {len(left)} tensors, such as {left[0]}"
+            raise MismatchError(message, defect="left-over")
+        refuse_lost_rows(plan)
+    except AdaptoolError as error:
+        return plan, error
+    return plan, None
+
+
+def misfits(adapter: Adapter, base: BaseModel) -> Mapping[str, AdaptoolError]:
+    """Each module of a LoRA, and each full tensor by its parameter's name, that cannot be merged by itself, and why."""
+    units = {module: tuple(parts.values()) for module, parts in adapter.modules.items()}
+    units |= {parameter: (key,) for parameter, key in adapter.full_tensors.items()}
+    found = {}
+    for name, keys in units.items():
+        _, error = planned(replace(adapter, store=select(adapter.store, keys)), base)
+        if error is not None and error.defect != "lost-rows":
+            found[name] = error
+    return found
 
 
 def _fits(adapter: Adapter, base: BaseModel, module: str) -> bool:

@@ -53,7 +53,7 @@ def _same_tokens(adapter: Adapter, key: str, indices: tuple[int, ...] | None) ->
     """Whether a head's trained rows are the embedding's, saved a second time."""
     for module, parts in adapter.modules.items():
         other = parts.get("token_adapter.trainable_tokens_delta")
-        if other is not None and other != key and _token_indices(adapter.config, module) == indices:
+        if other is not None and other != key and token_indices(adapter.config, module) == indices:
             return np.array_equal(adapter.store.array(key), adapter.store.array(other))
     return False
 
@@ -64,12 +64,15 @@ def plan_embedding(adapter: Adapter, module: str, parts: Mapping[str, str], weig
     a, b = store[parts["lora_embedding_A"]], store[parts["lora_embedding_B"]]
     tensor = plan.base.find(f"{module}.weight")
     if tensor is None:
-        raise MismatchError(f"{adapter.path}: the adapter changes {module}, which the base does not have")
+        raise MismatchError(
+            f"{adapter.path}: the adapter changes {module}, which the base does not have", defect="no-module"
+        )
     shape = plan.info(tensor).shape
     if shape != (a.shape[1], b.shape[0]):
         raise MismatchError(
             f"{module}: the adapter's update is {[a.shape[1], b.shape[0]]} and the base's {tensor} is {list(shape)}",
             hint="was the vocabulary resized for training? then the adapter should have saved the resized embedding",
+            defect="vocabulary" if shape[1:] == b.shape[:1] else "shape",
         )
     check_ranks(adapter, module, config.rank_of(module), a.shape[0], b.shape[1])
     factors = Factors(store, a.name, b.name, config.rank_of(module), swapped=True)
@@ -86,7 +89,7 @@ def plan_tokens(adapter: Adapter, module: str, parts: Mapping[str, str], plan: P
     """Trained rows of an embedding; a tied head follows, being the same tensor."""
     key = parts["token_adapter.trainable_tokens_delta"]
     tensor = plan.base.find(f"{module}.weight")
-    indices = _token_indices(adapter.config, module)
+    indices = token_indices(adapter.config, module)
     if plan.base.tied and projection_of(module) in HEADS:
         if _same_tokens(adapter, key, indices):
             return {key}
@@ -95,17 +98,21 @@ def plan_tokens(adapter: Adapter, module: str, parts: Mapping[str, str], plan: P
         raise MismatchError(f"{adapter.path}: {key} has no embedding or no trainable_token_indices to go by")
     (rows, columns), (vocabulary, *width) = adapter.store[key].shape, plan.info(tensor).shape
     if [columns] != width:
-        raise MismatchError(f"{adapter.path}: {key} has rows of {columns}, and the base's {tensor} of {width}")
+        raise MismatchError(
+            f"{adapter.path}: {key} has rows of {columns}, and the base's {tensor} of {width}", defect="shape"
+        )
     if rows != len(indices) or any(not 0 <= index < vocabulary for index in indices):
         raise MismatchError(
             f"{adapter.path}: {key} has {rows} rows for {len(indices)} trainable_token_indices "
-            f"of a vocabulary of {vocabulary}"
+            f"of a vocabulary of {vocabulary}",
+            defect="tokens",
         )
     plan.patch(tensor, TokenRows(adapter.store, key, indices))
     return {key}
 
 
-def _token_indices(config: AdapterConfig, module: str) -> tuple[int, ...] | None:
+def token_indices(config: AdapterConfig, module: str) -> tuple[int, ...] | None:
+    """The rows of ``module`` that were trained, in saved order; None where the config does not say."""
     value = config.fields.get("trainable_token_indices")
     if isinstance(value, dict):
         value = next((rows for name, rows in value.items() if module == name or module.endswith(f".{name}")), None)

@@ -72,6 +72,7 @@ def _replace(adapter: Adapter, parameter: str, tensor: str, key: str, plan: Plan
         raise MismatchError(
             f"{key} is {list(new.shape)} and the base's {tensor} is {list(old.shape)}",
             hint="is this the base it was trained on?",
+            defect="full-shape",
         )
     plan.replace(tensor, Source(adapter.store, key, old.dtype))
     if is_embedding and saved_whole and plan.base.tied:

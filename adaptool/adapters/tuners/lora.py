@@ -91,7 +91,9 @@ def _plan_module(adapter: Adapter, module: str, parts: Mapping[str, str], weight
         elif a_part in parts or b_part in parts:
             alone, missing = (a_part, b_part) if a_part in parts else (b_part, a_part)
             raise MismatchError(
-                f"{adapter.path}: {module} has {alone} and no {missing}", hint="the save is incomplete: save it again"
+                f"{adapter.path}: {module} has {alone} and no {missing}",
+                hint="the save is incomplete: save it again",
+                defect="half-pair",
             )
     return used
 
@@ -117,10 +119,16 @@ def _plan_base_layer(adapter: Adapter, module: str, parts: Mapping[str, str], pl
             used.add(key)
             continue
         if tensor is None:
-            raise MismatchError(f"{adapter.path}: {key} replaces {plain}.{parameter}, which the base does not have")
+            raise MismatchError(
+                f"{adapter.path}: {key} replaces {plain}.{parameter}, which the base does not have",
+                defect="no-parameter",
+            )
         old, new = plan.base.store[tensor], adapter.store[key]
         if old.shape != new.shape and (len(old.shape) < 2 or old.shape[1:] != new.shape[1:] or not new.size):
-            raise MismatchError(f"{adapter.path}: {key} is {list(new.shape)} and the base's {tensor} {list(old.shape)}")
+            raise MismatchError(
+                f"{adapter.path}: {key} is {list(new.shape)} and the base's {tensor} {list(old.shape)}",
+                defect="full-shape",
+            )
         plan.replace(tensor, Source(adapter.store, key, old.dtype))
         used.add(key)
     return used
@@ -175,7 +183,9 @@ def _plan_lora_bias(adapter: Adapter, module: str, key: str, weight: float, plan
     bias = plan.base.find(f"{module}.bias")
     if bias is None:
         raise MismatchError(
-            f"{adapter.path}: lora_bias adds to {module}.bias, which the base does not have", hint="PEFT cannot either"
+            f"{adapter.path}: lora_bias adds to {module}.bias, which the base does not have",
+            hint="PEFT cannot either",
+            defect="no-bias",
         )
     plan.patch(bias, AddVector(adapter.store, key, weight * adapter.config.scale_of(module)))
     return key

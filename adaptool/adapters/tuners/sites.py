@@ -58,6 +58,7 @@ def dense_sites(module: str, a: tuple[int, ...], b: tuple[int, ...], plan: Plan,
         raise MismatchError(
             f"the adapter changes {plain}, and {base.path} has no such module",
             hint="is this the base it was trained on?",
+            defect="no-module",
         )
     wraps_parameter = _targets(f"{plain}.weight", config)
     return [_linear(plain, tensor, a, b, plan, config, ("twice",) if wraps_parameter else ("asked",))]
@@ -69,6 +70,7 @@ def _require(base: BaseModel, parameter: str, module: str) -> str:
         raise MismatchError(
             f"the adapter changes {module}, and {base.path} has no {parameter}",
             hint="is this the base it was trained on?",
+            defect="no-module",
         )
     return tensor
 
@@ -116,6 +118,7 @@ def _misfit(module: str, tensor: str, shape: tuple[int, ...], wanted: tuple[int,
     return MismatchError(
         f"{module}: the adapter's update is {list(wanted)} and the base's {tensor} is {list(shape)}",
         hint="is this the base it was trained on?",
+        defect="shape",
     )
 
 
@@ -142,6 +145,7 @@ def _parameter_sites(
         raise MismatchError(
             f"the adapter changes a parameter of {plain}, and {base.path} has none that target_parameters names",
             hint="is this the base it was trained on?",
+            defect="no-module",
         )
     parameter = f"{plain}.{present[len(present) - 1 - depth]}"
     shape = _parameter_shape(parameter, base)
@@ -202,6 +206,7 @@ def _experts_swapped(
         raise MismatchError(
             f"{parameter}: the adapter's update is {[b[0], a[1]]} per expert and the base's is {list(shape)}",
             hint="is this the base it was trained on?",
+            defect="shape",
         )
     if base.model_type in IS_TRANSPOSED_EXPERTS:
         return True
