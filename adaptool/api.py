@@ -5,7 +5,7 @@ They take paths and options, and return the values the commands print; nothing h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -28,11 +28,13 @@ from adaptool.tensors.locate import locate
 from adaptool.tensors.sniff import sniff
 
 if TYPE_CHECKING:
+    from adaptool.fixing.job import FixJob
     from adaptool.gguf.back_job import BackJob
     from adaptool.gguf.export import GgufOptions
     from adaptool.gguf.job import GgufJob
     from adaptool.parity.gguf_verify import GgufVerifyJob
     from adaptool.parity.verify import VerifyJob
+    from adaptool.rules.engine import Options as ValidationOptions
     from adaptool.rules.engine import Validation
     from adaptool.rules.finding import Severity
     from adaptool.rules.settings import Settings
@@ -90,14 +92,20 @@ def merge(
     device: str = "cpu",
     onto_nf4: bool = False,
     double_quant: bool = False,
+    ignore: Sequence[str] = (),
 ) -> MergeJob:
     """Plan a merge into the folder ``out``: nothing is written until the job is iterated.
 
-    ``for nbytes in merge(...)`` runs it, ``job.report`` then tells what was done. Raises AdaptoolError.
+    ``for nbytes in merge(...)`` runs it, ``job.report`` then tells what was done. An adapter in which ``validate``
+    finds an error is refused, unless its code is in ``ignore``. Raises AdaptoolError.
     """
+    from adaptool.rules.gate import refuse_errors
+
     inputs = open_inputs(adapters, base, onto_nf4=onto_nf4, double_quant=double_quant)
     merged = merge_store(inputs.base, inputs.adapters, rounding=rounding, compute=compute_for(device))
-    return MergeJob(merged, inputs.adapters, Path(out), options or MergeOptions(), notes=inputs.notes)
+    unchecked = [note for adapter, _ in inputs.adapters for note in refuse_errors(adapter, ignore)]
+    notes = (*inputs.notes, *unchecked)
+    return MergeJob(merged, inputs.adapters, Path(out), options or MergeOptions(), notes=notes)
 
 
 def gguf_options(
@@ -240,9 +248,7 @@ def inspect(path: Path | str, base: Path | str | None = None, *, weights: bool =
     return inspect_path(locate(path), None if base is None else open_model(locate(base)), weights=weights)
 
 
-def validate(
-    paths: Sequence[Path | str],
-    base: Path | str | None = None,
+def validation_options(
     *,
     consumers: Sequence[str] = (),
     max_rank: int | None = None,
@@ -253,18 +259,15 @@ def validate(
     settings: Settings | Path | str | None = None,
     today: date = date.max,
     workers: int | None = None,
-) -> Validation:
-    """Check every adapter at or below ``paths``; what is given here goes before what a settings file says.
+) -> ValidationOptions:
+    """How to validate: what is given here goes before what the ``settings`` file says. Raises UsageError.
 
-    ``today`` is what an allow-list's expiry is measured against: unless it is given, nothing is allowed. Raises
-    UsageError, or AdaptoolError where the base cannot be opened; what is wrong with an adapter is in the result.
+    ``today`` is what an allow-list's expiry is measured against: unless it is given, nothing is allowed.
     """
     from adaptool.rules.engine import Options
-    from adaptool.rules.engine import validate as run_rules
     from adaptool.rules.selection import Selection, parse_codes
     from adaptool.rules.settings import Settings, read_settings
     from adaptool.rules.waivers import Waivers, read_baseline
-    from adaptool.summary.summary import open_model
 
     found = Settings() if settings is None else settings
     if not isinstance(found, Settings):
@@ -275,11 +278,53 @@ def validate(
     )
     known = Path(baseline) if baseline is not None else found.baseline
     waivers = Waivers(None if known is None else read_baseline(known), found.allowances, today)
-    options = Options(
+    return Options(
         selection, fail_on or found.fail_on or "error", max_rank or found.max_rank, waivers,
         workers=workers or default_workers(),
     )  # fmt: skip
-    return run_rules(list(map(str, paths)), None if base is None else open_model(locate(base)), options)
+
+
+def validate(
+    paths: Sequence[Path | str], base: Path | str | None = None, options: ValidationOptions | None = None
+) -> Validation:
+    """Check every adapter at or below ``paths``; nothing is executed, and nothing written.
+
+    Raises AdaptoolError where the base cannot be opened; what is wrong with an adapter is in the result.
+    """
+    from adaptool.rules.engine import validate as run_rules
+
+    return run_rules(list(map(str, paths)), _base_for_rules(base), options)
+
+
+def fix(
+    adapter: Path | str,
+    out: Path | str,
+    base: Path | str | None = None,
+    *,
+    consumers: Iterable[str] = (),
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> FixJob:
+    """Plan the correction of what has one faithful answer: nothing is written until the job is iterated.
+
+    ``consumers`` are the runtimes it must work in. Raises AdaptoolError where the adapter cannot be read.
+    """
+    from adaptool.fixing.job import FixJob
+    from adaptool.rules.locate import find_adapters
+    from adaptool.rules.subject import Subject
+
+    targets = list(find_adapters(locate(adapter)))
+    if len(targets) != 1:
+        raise UsageError(f"{adapter}: {len(targets)} adapters below it", hint="name one of them")
+    subject = Subject(targets[0].folder, targets[0].weights, _base_for_rules(base), frozenset(consumers))
+    return FixJob(subject, Path(out), workers=workers or default_workers(), overwrite=overwrite)
+
+
+def _base_for_rules(base: Path | str | None) -> BaseModel | None:
+    """A base of which headers, or only a config, are enough."""
+    from adaptool.summary.summary import open_model
+
+    return None if base is None else open_model(locate(base))
 
 
 def _open_gguf(path: Path) -> BaseModel | None:

@@ -43,6 +43,7 @@ ROUNDINGS = click.Choice(["once", "safe"])
 @click.option("--resume", is_flag=True, help="Go on with an interrupted merge of the same inputs.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT, if adaptool wrote all that is in it.")
 @click.option("--allow-remote-code-files", "remote_code", is_flag=True, help="Also copy the base's Python files.")
+@click.option("--ignore", metavar="CODES", multiple=True, help="Merge in spite of these errors of validate: codes.")
 @click.option("--digest-base", is_flag=True, help="Record the base's content digest (reads all of it once more).")
 @click.option("--no-safetensors", is_flag=True, help="With --to-gguf: write the GGUF alone.")
 @click.option("--ollama", is_flag=True, help="With --to-gguf: write a Modelfile too.")
@@ -58,8 +59,10 @@ def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, 
     """
     from adaptool import api
     from adaptool.reports import text_merge
+    from adaptool.rules.selection import parse_codes
 
     store_options = {name: how.pop(name) for name in ("rounding", "device", "onto_nf4", "double_quant")}
+    store_options["ignore"] = parse_codes(how.pop("ignore"))
     gguf = {name: how.pop(name) for name in ("types", "imatrix", "tensor_types", "pre", "split")}
     options = _options(gguf=gguf, **how)
     job = api.merge([weighted(item) for item in adapters], base, out, options=options, **store_options)

@@ -44,8 +44,8 @@ RUNTIMES = "vllm, sglang, lorax, tgi, tensorrt-llm, llama.cpp, ollama, mlx, peft
 @click.option("--workers", type=click.IntRange(1, 256), help="Threads; default: one per processor.")
 @json_option
 @click.pass_obj
-def validate(console: Console, /, paths: tuple[str, ...], style: str, as_json: bool, fix: bool, out: Path | None,
-             dry_run: bool, overwrite: bool, **how: Any) -> int:  # fmt: skip
+def validate(console: Console, /, paths: tuple[str, ...], base: Path | None, style: str, as_json: bool, fix: bool,
+             out: Path | None, dry_run: bool, overwrite: bool, **how: Any) -> int:  # fmt: skip
     """Check adapters: files, config, tensors, values, and with --base and --for whether they will work there.
 
     A folder without an adapter is searched for them. Nothing is executed, and nothing written without --fix.
@@ -59,11 +59,12 @@ def validate(console: Console, /, paths: tuple[str, ...], style: str, as_json: b
     if not fix and (out is not None or dry_run or overwrite):
         raise UsageError("--out, --dry-run and --overwrite go with --fix", hint="add --fix, or leave them out")
     how["settings"] = how["settings"] or find_settings(Path.cwd())
-    validation = api.validate(paths, today=date.today(), **how)
+    options = api.validation_options(today=date.today(), **how)
     if fix:
         from adaptool.cli.fixing import carry_out_fix
 
-        return carry_out_fix(console, validation, paths, out, how, dry_run=dry_run, overwrite=overwrite, style=style)
+        return carry_out_fix(console, paths, base, out, options, dry_run=dry_run, overwrite=overwrite, style=style)
+    validation = api.validate(paths, base, options)
     show(console, validation, style)
     return validation.exit_code
 

@@ -116,7 +116,7 @@ def merge_manifest(
     """
     base = merged.plan.base
     described = source_record(base_name(base), base.store)
-    revision = next((a.config.revision for a, _ in adapters if a.config.revision), None) or _snapshot_commit(base.path)
+    revision = next((a.config.revision for a, _ in adapters if a.config.revision), None) or snapshot_commit(base.path)
     if revision:
         described["revision"] = revision
     if digest_base:
@@ -166,6 +166,6 @@ def _adapter_record(adapter: Adapter, weight: float, digest: str) -> dict[str, A
     }
 
 
-def _snapshot_commit(path: Path) -> str | None:
+def snapshot_commit(path: Path) -> str | None:
     """The commit of an HF-cache snapshot: the folder's own name."""
     return path.name if path.parent.name == "snapshots" and len(path.name) == 40 else None
