@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -109,7 +110,7 @@ def validate_subject(subject: Subject, options: Options) -> AdapterReport:
             unchecked.append(outcome)
             continue
         checked.append(rule.code)
-        findings += (_finding(rule, problem, subject, options.purpose) for problem in outcome)
+        findings += _findings(rule, outcome, subject, options.purpose)
     findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.code))
     standing, suppressed, digest = options.waivers.apply(subject, findings)
     return AdapterReport(
@@ -131,14 +132,19 @@ def _applied(rule: Rule, subject: Subject) -> tuple[Problem, ...] | Unchecked:
         return Unchecked(rule.code, f"internal error: {type(error).__name__}: {error}")
 
 
-def _finding(rule: Rule, problem: Problem, subject: Subject, purpose: Purpose) -> Finding:
-    severity = problem.severity or rule.severity
-    if purpose == "push" and rule.push is not None:
-        severity = min(severity, rule.push, key=SEVERITIES.index)
-    return Finding(
-        rule.code, severity, rule.title, problem.message, problem.fix or rule.fix, problem.file, problem.field,
-        problem.tensors, line_of(problem, subject), fingerprint(rule.code, problem, subject.folder.name),
-    )  # fmt: skip
+def _findings(rule: Rule, problems: Sequence[Problem], subject: Subject, purpose: Purpose) -> Iterator[Finding]:
+    seen: Counter[str] = Counter()
+    for problem in problems:
+        severity = problem.severity or rule.severity
+        if purpose == "push" and rule.push is not None:
+            severity = min(severity, rule.push, key=SEVERITIES.index)
+        place = fingerprint(rule.code, problem, subject.folder.name)
+        yield Finding(
+            rule.code, severity, rule.title, problem.message, problem.fix or rule.fix, problem.file, problem.field,
+            problem.tensors, line_of(problem, subject),
+            fingerprint(rule.code, problem, subject.folder.name, seen[place]),
+        )  # fmt: skip
+        seen[place] += 1
 
 
 def fails(finding: Finding, fail_on: Severity) -> bool:

@@ -69,9 +69,14 @@ class Suppressed:
     reason: str
 
 
-def fingerprint(code: str, problem: Problem, adapter: str) -> str:
-    """16 hex digits over rule, adapter and place, but not the wording: numbers in a message may change."""
+def fingerprint(code: str, problem: Problem, adapter: str, number: int = 0) -> str:
+    """16 hex digits over rule, adapter and place, but not the wording: numbers in a message may change.
+
+    ``number`` tells a rule's problems in one place apart.
+    """
     place = [code, adapter, problem.file, problem.field, *sorted(problem.tensors)]
     if not (problem.field or problem.tensors):
         place.append(problem.message)
+    if number:
+        place.append(str(number))
     return hashlib.sha256("\0".join(place).encode("utf-8", "surrogatepass")).hexdigest()[:16]
