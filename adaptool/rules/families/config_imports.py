@@ -15,8 +15,8 @@ from adaptool.rules.subject import Subject
 
 LIBRARIES = {
     "accelerate", "adapters", "colpali_engine", "diffusers", "flair", "gliner", "lerobot", "megatron", "nemo",
-    "open_clip", "optimum", "peft", "pylate", "sentence_transformers", "setfit", "speechbrain", "timm", "torch", "torchaudio",
-    "torchvision", "transformers", "trl", "unsloth", "unsloth_zoo",
+    "open_clip", "optimum", "peft", "pylate", "sentence_transformers", "setfit", "speechbrain", "timm",
+    "torch", "torchaudio", "torchvision", "transformers", "trl", "unsloth", "unsloth_zoo",
 }  # fmt: skip
 """Where the classes of base models live; peft.auto has a shorter list of its own, and imports from no other."""
 
@@ -100,7 +100,7 @@ def remote_code(subject: Subject) -> Iterator[Problem]:
 
 @rule("CFG423", "error", "megatron_core names another module", needs=("config",), breaks=fields(megatron_core="os"))
 def megatron_module(subject: Subject) -> Iterator[Problem]:
-    """Where megatron_config is set, PEFT up to 0.19 imports any module of this name (later: megatron.* only) and so runs it.
+    """Where megatron_config is set, PEFT imports this module and so runs it: any up to 0.19, later only megatron's.
 
     Fix: set megatron_core to "megatron.core", PEFT's default.
     """
