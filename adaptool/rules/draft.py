@@ -119,6 +119,16 @@ def tensors(**changed: Callable[[Array], Array]) -> Callable[[Draft], object]:
     return mutate
 
 
+def renamed(spell: Callable[[str], str]) -> Callable[[Draft], object]:
+    """The mutation that spells every tensor's key anew."""
+    return lambda draft: setattr(draft, "tensors", {spell(key): array for key, array in draft.tensors.items()})
+
+
+def extra(key: str, *shape: int) -> Callable[[Draft], object]:
+    """The mutation that adds a tensor of numbers, or puts one in another's place."""
+    return lambda draft: draft.tensors.update({key: numbers(shape, 99)})
+
+
 def together(*mutations: Callable[[Draft], object]) -> Callable[[Draft], object]:
     """Several mutations, one after the other."""
     return lambda draft: [mutation(draft) for mutation in mutations]

@@ -20,6 +20,7 @@ from adaptool.rules.families import (
     templates,
     tensor_factors,
     tensor_forms,
+    tensor_keys,
     tensors,
     values,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "templates",
     "tensor_factors",
     "tensor_forms",
+    "tensor_keys",
     "tensors",
     "values",
 ]
