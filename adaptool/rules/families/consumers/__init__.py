@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
-from adaptool.rules.families.consumers import llama_cpp, lorax, mlx, ollama, peft, sglang, tensorrt_llm, tgi, vllm
+from adaptool.rules.families.consumers import (
+    llama_cpp,
+    lorax,
+    mlx,
+    ollama,
+    peft,
+    sglang,
+    tensorrt_llm,
+    tgi,
+    vllm,
+    vllm_modules,
+)
 
-__all__ = ["llama_cpp", "lorax", "mlx", "ollama", "peft", "sglang", "tensorrt_llm", "tgi", "vllm"]
+__all__ = ["llama_cpp", "lorax", "mlx", "ollama", "peft", "sglang", "tensorrt_llm", "tgi", "vllm", "vllm_modules"]
