@@ -31,6 +31,7 @@ WIDTH = 80
 def main() -> None:
     base = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build/demo/SmolLM2-135M-Instruct").resolve()
     write_reference(ROOT / "docs" / "cli.md")
+    write_rules(ROOT / "docs" / "rules.md")
     if base.is_dir():
         write_picture(base, ROOT / "docs" / "demo.svg")
     else:
@@ -47,6 +48,14 @@ def write_reference(path: Path) -> None:
         text = subprocess.run([*program(), *words[1:]], capture_output=True, text=True, check=True).stdout
         parts.append(f"## `{' '.join(words[:-1])}`\n\n```\n{text.rstrip()}\n```\n")
     path.write_text("\n".join(parts), encoding="utf-8")
+
+
+def write_rules(path: Path) -> None:
+    """docs/rules.md: every rule of validate, from the rules themselves."""
+    from adaptool.reports.rules_text import rules_page
+    from adaptool.rules.rule import catalogue
+
+    path.write_text(rules_page(catalogue()), encoding="utf-8")
 
 
 def write_picture(base: Path, path: Path) -> None:
