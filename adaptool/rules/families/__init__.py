@@ -17,12 +17,15 @@ from adaptool.rules.families import (
     layout,
     pickled,
     secrets,
+    stand_ins,
     templates,
     tensor_factors,
     tensor_forms,
     tensor_keys,
     tensors,
     values,
+    values_idle,
+    values_size,
 )
 
 __all__ = [
@@ -40,10 +43,13 @@ __all__ = [
     "layout",
     "pickled",
     "secrets",
+    "stand_ins",
     "templates",
     "tensor_factors",
     "tensor_forms",
     "tensor_keys",
     "tensors",
     "values",
+    "values_idle",
+    "values_size",
 ]
