@@ -232,7 +232,7 @@ def test_the_command_line(tmp_path, capsys):
     draft.config["use_rslora"] = True
     adapter, _ = draft.write(tmp_path)
     out = str(tmp_path / "out")
-    words = ["validate", str(adapter), "--fix", "--out", out, "--for", "sglang", "--ignore", "SGL"]
+    words = ["validate", str(adapter), "--fix", "--out", out, "--for", "sglang"]
     assert main([*words, "--dry-run"]) == 0
     assert capsys.readouterr().out.startswith("would fix: ")
     assert main([*words, "--dry-run", "--json"]) == 0

@@ -268,7 +268,9 @@ def test_what_is_no_baseline_is_refused(good, tmp_path, text, capsys):
 
 def allowing(folder: Path, digest: str, expires: str = "2999-01-01", rule: str = "VAL001") -> Path:
     path = folder / "adaptool.toml"
-    path.write_text(f'[[validate.allow]]\ndigest = "{digest}"\nrule = "{rule}"\nreason = "known"\nexpires = {expires}\n')
+    path.write_text(
+        f'[[validate.allow]]\ndigest = "{digest}"\nrule = "{rule}"\nreason = "known"\nexpires = {expires}\n'
+    )
     return path
 
 

@@ -41,7 +41,7 @@ def prove(before: Adapter, after: Adapter) -> Proof:
     new = {module.name: module for module in low_rank_modules(after)} if _lora(after) else {}
     if set(old) != set(new):
         raise ParityError(f"{after.path}: not the modules that {before.path} changes")
-    apart = {name: difference(old[name], new[name]) for name in old}
+    apart = {name: 0.0 if _same_update(old[name], new[name]) else difference(old[name], new[name]) for name in old}
     worst = max(apart, key=lambda name: apart[name], default="")
     if worst and not apart[worst] <= F32_ROUNDING:
         raise ParityError(f"{after.path}: ΔW of {worst} is {apart[worst]:.1e} away from what it was")
@@ -52,6 +52,14 @@ def prove(before: Adapter, after: Adapter) -> Proof:
         if not _same_bytes(key, before.store, after.store):
             raise ParityError(f"{after.path}: {key} is not what it was")
     return Proof(len(old), apart.get(worst, 0.0), worst, same)
+
+
+def _same_update(old: LowRankModule, new: LowRankModule) -> bool:
+    """Whether scale and factors are the very same."""
+    one, other = old.factors[0], new.factors[0]
+    return old.scale == new.scale and all(
+        _same_bytes(key, one.store, other.store) for key in (one.a, one.b, *([one.diagonal] if one.diagonal else []))
+    )
 
 
 def difference(old: LowRankModule, new: LowRankModule) -> float:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from adaptool.adapters.adapter import WEIGHTS_NAME
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.tensors.dtypes import DTYPES
 
 WIDTH, HIDDEN, VOCABULARY, LAYERS, RANK = 64, 96, 40, 2, 8
 PREFIX = "base_model.model."
@@ -52,6 +51,10 @@ BASE_CONFIG: dict[str, Any] = {
     "num_hidden_layers": LAYERS, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": VOCABULARY,
     "tie_word_embeddings": False, "torch_dtype": "float32",
 }  # fmt: skip
+
+NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16",
+         "int8": "I8", "uint8": "U8", "bool": "BOOL"}  # fmt: skip
+"""safetensors' names of NumPy's types."""
 
 Array = NDArray[Any]
 
@@ -136,12 +139,10 @@ def together(*mutations: Callable[[Draft], object]) -> Callable[[Draft], object]
 
 def packed(tensors: dict[str, Array], dtypes: dict[str, str], metadata: dict[str, str]) -> bytes:
     """A safetensors file of these arrays."""
-    names = {np.dtype(kind.storage): name for name, kind in reversed(DTYPES.items()) if name in ("F64", "F32", "F16",
-             "I64", "I32", "I16", "I8", "U8", "BOOL")}  # fmt: skip
     header: dict[str, Any] = {"__metadata__": metadata}
     at = 0
     for key, array in tensors.items():
-        kind = dtypes.get(key) or names[array.dtype]
+        kind = dtypes.get(key) or NAMES[array.dtype.name]
         header[key] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
         at += array.nbytes
     return framed(json.dumps(header).encode(), b"".join(array.tobytes() for array in tensors.values()))
