@@ -17,6 +17,7 @@ from typing import Any
 
 import regex
 
+from adaptool.adapters.patterns import Patterns, patterns_of
 from adaptool.errors import FormatError, NotFoundError
 from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
@@ -106,23 +107,37 @@ class AdapterConfig:
 
     def rank_of(self, module: str) -> int:
         """The rank declared for ``module``: the first key of rank_pattern that matches, else r."""
-        return self._rank("rank_pattern", self._pattern("rank_pattern", module, self.rank))
+        return self._rank("rank_pattern", self._of_module("rank_pattern", self.rank_patterns, module, self.rank))
 
     def alpha_of(self, module: str) -> float:
         """The alpha declared for ``module``: the first key of alpha_pattern that matches, else lora_alpha."""
-        return self._alpha("alpha_pattern", self._pattern("alpha_pattern", module, self.alpha))
+        return self._alpha("alpha_pattern", self._of_module("alpha_pattern", self.alpha_patterns, module, self.alpha))
 
     def scale_of(self, module: str) -> float:
         """α/r, or α/√r under rsLoRA (arXiv 2312.03732), with the module's own α and r."""
         rank = self.rank_of(module)
         return self.alpha_of(module) / (math.sqrt(rank) if self.flag("use_rslora") else rank)
 
-    def _pattern(self, name: str, module: str, default: Any) -> Any:
+    @cached_property
+    def rank_patterns(self) -> Patterns:
+        """The keys of rank_pattern."""
+        return self.patterns("rank_pattern")
+
+    @cached_property
+    def alpha_patterns(self) -> Patterns:
+        """The keys of alpha_pattern."""
+        return self.patterns("alpha_pattern")
+
+    def patterns(self, name: str) -> Patterns:
+        """The keys of a field that maps patterns to something."""
         patterns = self.fields.get(name) or {}
         if not isinstance(patterns, dict):
             raise FormatError(f"{self.where}: {name} must map patterns to numbers")
-        key = first_match(patterns, module, f"{self.where}: {name}")
-        return default if key is None else patterns[key]
+        return patterns_of(patterns, f"{self.where}: {name}", matches)
+
+    def _of_module(self, name: str, patterns: Patterns, module: str, default: Any) -> Any:
+        key = patterns.first(module)
+        return default if key is None else self.fields[name][key]
 
     def _rank(self, name: str, value: object) -> int:
         if type(value) is not int or value < 1:
@@ -159,7 +174,7 @@ def first_match(patterns: Iterable[str], module: str, where: str) -> str | None:
 
     Patterns come from a file a stranger wrote, so the match runs under a time limit.
     """
-    return next((key for key in patterns if matches(rf"(.*\.)?({key})$", module, where)), None)
+    return patterns_of(patterns, where, matches).first(module)
 
 
 def matches(pattern: str, module: str, where: str) -> bool:
@@ -168,15 +183,22 @@ def matches(pattern: str, module: str, where: str) -> bool:
     The standard library cannot be stopped, so it only judges the syntax; ``regex`` matches.
     """
     if math.prod(int(count[-9:]) or 1 for count in re.findall(r"\{(\d+)", pattern)) > PATTERN_REPEATS:
-        raise FormatError(f"{where}: the pattern {pattern[:60]!r} repeats absurdly often")
+        raise FormatError(f"{where}: the pattern {pattern[:60]!r} repeats absurdly often", defect="absurd-pattern")
     if len(pattern) > PATTERN_LENGTH:
-        raise FormatError(f"{where}: a pattern of {len(pattern)} characters", hint="list the modules' names instead")
+        raise FormatError(
+            f"{where}: a pattern of {len(pattern)} characters", hint="list the modules' names instead",
+            defect="absurd-pattern",
+        )  # fmt: skip
     try:
         return regex.match(_as_stdlib(pattern), module, timeout=PATTERN_SECONDS) is not None
     except (re.error, regex.error, RecursionError, OverflowError) as error:
-        raise FormatError(f"{where}: {pattern[:60]!r} is not a regular expression: {error}") from None
+        raise FormatError(
+            f"{where}: {pattern[:60]!r} is not a regular expression: {error}", defect="not-a-pattern"
+        ) from None
     except TimeoutError:
-        raise FormatError(f"{where}: the pattern {pattern[:60]!r} takes too long to match") from None
+        raise FormatError(
+            f"{where}: the pattern {pattern[:60]!r} takes too long to match", defect="runaway-pattern"
+        ) from None
 
 
 @lru_cache(maxsize=1024)
