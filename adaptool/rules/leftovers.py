@@ -38,7 +38,7 @@ HEADED = re.compile(r"([^.]+)\.base_model\.model\.")
 NAMED = re.compile(
     r"\.(?:lora_[AB]|lora_embedding_[AB]|lora_magnitude_vector|lora_diag|lora_velora_embed|trainable_tokens_delta)"
     r"\.(?!(?:weight|bias)$)(?P<lora>[^.]+)(?:\.(?:weight|bias))?$"
-    rf"|\.(?:(?:{STEMS.replace(' ', '|')})_[^.]+|modules_to_save)\.(?P<other>default)(?:\.|$)"
+    rf"|\.(?:(?:{STEMS.replace(' shadow', '').replace(' ', '|')})_[^.]+|modules_to_save)\.(?P<other>default)(?:\.|$)"
 )
 
 

@@ -63,7 +63,7 @@ def _promised(config: AdapterConfig, saved: Sequence[Saved]) -> Iterator[tuple[s
     """What the config names and no tensor answers to."""
     own = {runtime_name(tensor.key.module, config) for tensor in saved if tensor.role in ("trained", "frozen")}
     owners = {tensor.key.module.rpartition(".")[0] for tensor in saved if tensor.role == "copy"}
-    yield "modules_to_save without a tensor", tuple(_unsaved_wholes(config, owners))
+    yield "modules_to_save without a tensor", tuple(unsaved_wholes(config, owners))
     for field in ("target_modules", "target_parameters"):
         named = config.fields.get(field)
         if isinstance(named, list):
@@ -80,12 +80,15 @@ def _promised(config: AdapterConfig, saved: Sequence[Saved]) -> Iterator[tuple[s
         yield "trained tokens without a tensor", ("trainable_token_indices",)
 
 
-def _unsaved_wholes(config: AdapterConfig, owners: set[str]) -> Iterator[str]:
-    """PEFT adds every name a task's head may have; one that is there is enough."""
+def unsaved_wholes(config: AdapterConfig, owners: set[str]) -> Iterator[str]:
+    """Entries of modules_to_save that none of ``owners``, the modules saved whole, answers to.
+
+    PEFT adds every name a task's head may have; one module that is there is enough.
+    """
     heads = TASK_HEADS.get(config.task_type or "", ())
     found = {name for name in config.names("modules_to_save") if any(name_ends_with(owner, name) for owner in owners)}
     for name in config.names("modules_to_save"):
-        if name not in found and not (name in heads and found & set(heads)):
+        if name not in found and not (name in heads and found):
             yield name
 
 
