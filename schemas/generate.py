@@ -89,9 +89,8 @@ def read_release(version: str, sources: Iterable[tuple[str, str]]) -> Release:
         found = re.search(r"self\.peft_type = PeftType\.(\w+)", ast.unparse(node))
         if found:
             types[found[1]] = fields(name, classes)
-    plain = {name: fields(name, classes) for name, node in classes.items()
-             if name.endswith("Config") and not node.bases and node.decorator_list and not name.startswith("_")}  # fmt: skip
-    plain[BASE] = fields(BASE, classes)
+    nested = [name for name, node in classes.items() if re.fullmatch(r"[A-Z]\w*Config", name) and not node.bases]
+    plain = {name: fields(name, classes) for name in (BASE, *nested) if classes[name].decorator_list}
     return Release(version, types, plain, tuple(_enum(classes["TaskType"])))
 
 
@@ -124,14 +123,10 @@ def _default(value: ast.expr | None, classes: Mapping[str, ast.ClassDef]) -> Any
         if factory is None:
             return _default(given.get("default"), classes)
         made = ast.unparse(factory)
-        return {"dict": {}, "list": []}.get(made) if made not in classes else _defaults(made, classes)
+        return {"list": []}.get(made, {name: field.default for name, field in fields(made, classes).items()})
     if isinstance(value, ast.Attribute) and ast.unparse(value.value) in classes:
         return _enum(classes[ast.unparse(value.value)], value.attr)[0]
     return None if value is None else ast.literal_eval(value)
-
-
-def _defaults(name: str, classes: Mapping[str, ast.ClassDef]) -> dict[str, Any]:
-    return {name: field.default for name, field in fields(name, classes).items()}
 
 
 def _enum(node: ast.ClassDef, member: str | None = None) -> list[str]:
@@ -244,7 +239,8 @@ def _field(home: str, name: str, history: list[tuple[str, Mapping[str, Field]]],
         known["until"] = there[-1][0]
     if len(changes) > 1:
         known["defaults"] = changes
-    words = FACTS["words"].get(f"{home}.{name}") or FACTS["words"].get(name) or _dropout(name)
+    plain = name if not _is_dropout(name) or name in FACTS["words"] else "dropout"
+    words = FACTS["words"].get(f"{home}.{name}") or FACTS["words"].get(plain)
     return made | {
         "default": last.default, **({"description": words} if words else {"title": name}),
         **({"deprecated": True} if "until" in known else {}), "x-peft": known,
@@ -266,7 +262,8 @@ def _shape(home: str, name: str, field: Field, newest: Release) -> Schema:
         given = facts.get(f"{home}.{name}", facts.get(name))
         made = dict(shape(field.annotation) if given is None else given)
     limits = FACTS["limits"]
-    made |= limits.get(f"{home}.{name}", limits.get(name, {}))
+    usual = limits["dropout"] if _is_dropout(name) else {}
+    made |= limits.get(f"{home}.{name}", limits.get(name, usual))
     return _or_null(made) if field.default is None else made
 
 
@@ -279,8 +276,9 @@ def _or_null(made: Schema) -> Schema:
     return made if takes or not made else {"anyOf": [*options, {"type": "null"}]}
 
 
-def _dropout(name: str) -> str | None:
-    return "Share of inputs dropped in training; 0 for none." if "dropout" in name else None
+def _is_dropout(name: str) -> bool:
+    """A share of inputs dropped in training, which every type has under its own name."""
+    return name.endswith("_dropout") or name == "xlora_dropout_p"
 
 
 def text(value: Any, depth: int = 0) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from adaptool.rules.families import (
     advice,
     base,
+    beside,
     config_fields,
     config_imports,
     config_json,
@@ -12,6 +13,7 @@ from adaptool.rules.families import (
     config_origin,
     config_scales,
     config_type,
+    config_unknown,
     consumers,
     files,
     layout,
@@ -32,6 +34,7 @@ from adaptool.rules.families import (
 __all__ = [
     "advice",
     "base",
+    "beside",
     "config_fields",
     "config_imports",
     "config_json",
@@ -39,6 +42,7 @@ __all__ = [
     "config_origin",
     "config_scales",
     "config_type",
+    "config_unknown",
     "consumers",
     "files",
     "layout",
