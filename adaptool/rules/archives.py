@@ -160,7 +160,7 @@ def _zip_content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     try:
         with archive.open(info) as stream:
             head = stream.read(HEAD)
-            return head + (stream.read(READ_LIMIT) if _worth_reading(info.filename, head) else b"")
+            return head + (_rest(stream) if _worth_reading(info.filename, head) else b"")
     except Exception:  # encrypted, damaged, or compressed by a method Python lacks
         return b""
 
@@ -171,9 +171,17 @@ def _tar_members(file: IO[bytes]) -> Iterator[Member]:
             content = b""
             if number < OPENED_LIMIT and info.isreg() and (stream := archive.extractfile(info)) is not None:
                 head = stream.read(HEAD)
-                content = head + (stream.read(READ_LIMIT) if _worth_reading(info.name, head) else b"")
+                content = head + (_rest(stream) if _worth_reading(info.name, head) else b"")
             link = info.linkname if info.issym() or info.islnk() else None
             yield Member(info.name, info.size, link, info.isdev(), content)
+
+
+def _rest(stream: IO[bytes]) -> bytes:
+    """What follows, up to the limit, a little at a time."""
+    pieces: list[bytes] = []
+    while sum(map(len, pieces)) < INFLATED_LIMIT and (piece := stream.read(READ_LIMIT)):
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _worth_reading(name: str, head: bytes) -> bool:

@@ -7,6 +7,7 @@ documentation; it lives beside the rules so that a rule and what breaks it are r
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -72,6 +73,8 @@ class Draft:
     """Written last: another file beside the adapter, or in place of one of its own."""
     links: dict[str, str] = field(default_factory=dict)
     """Symbolic links, and where they point."""
+    pipes: set[str] = field(default_factory=set)
+    """Named pipes, on which whoever opens them waits."""
     removed: set[str] = field(default_factory=set)
     base_config: dict[str, Any] = field(default_factory=lambda: dict(BASE_CONFIG))
     base_tensors: dict[str, Array] = field(default_factory=lambda: _base())
@@ -97,6 +100,9 @@ class Draft:
         for name, target in self.links.items():
             (adapter / name).unlink(missing_ok=True)
             (adapter / name).symlink_to(target)
+        for name in self.pipes:
+            (adapter / name).unlink(missing_ok=True)
+            os.mkfifo(adapter / name)
         return adapter, base
 
 

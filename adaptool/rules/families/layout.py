@@ -223,7 +223,7 @@ def odd_names(subject: Subject) -> Iterator[Problem]:
     if odd:
         first, why = next(iter(odd.items()))
         more = f", and {len(odd) - 1} more names like it" if len(odd) > 1 else ""
-        yield Problem(f"the name {printable(first)!r} {why}{more}", subject.weights_name, tensors=tuple(odd))
+        yield Problem(f'the name "{printable(first)}" {why}{more}', subject.weights_name, tensors=tuple(odd))
 
 
 def _oddity(name: str) -> str:
