@@ -7,6 +7,7 @@ drown: the exact spectrum is ``summary.spectrum``'s, by QR. What is asked for he
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -19,7 +20,7 @@ from adaptool.errors import AdaptoolError
 from adaptool.rules.moments import Gram, Moments, Pass, Side
 from adaptool.summary.contents import LowRankModule
 from adaptool.tensors.compute import single_threaded_blas
-from adaptool.tensors.dtypes import DType, Floats
+from adaptool.tensors.dtypes import DType, Floats, bytes_of
 from adaptool.tensors.store import Store
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ def _updates(
 ) -> Iterator[Update]:
     """Every module's update; the moments of its factors go into ``tensors`` on the way."""
     batch: list[tuple[LowRankModule, Grams | None]] = []
+    held = 0
     for module in modules:
         factors = module.factors[0]
         if not (_readable(store[factors.a].dtype) and _readable(store[factors.b].dtype)):
@@ -118,9 +120,10 @@ def _updates(
         sides = (Side(module.rank, factors.experts, first) if plain else None for first in (True, False))
         (tensors[factors.a], of_a), (tensors[factors.b], of_b) = map(reader.tensor, (factors.a, factors.b), sides)
         batch.append((module, _with_diagonal(store, factors, of_a, of_b)))
-        if sum(grams[0].size for _, grams in batch if grams is not None) >= BATCH:
+        held += factors.experts * module.rank**2
+        if held >= BATCH:
             yield from _finished(batch)
-            batch = []
+            batch, held = [], 0
     yield from _finished(batch)
 
 
@@ -181,23 +184,22 @@ def _figures(energies: Floats, strongest: Floats) -> tuple[float, float | None, 
 
 
 def _twins(store: Store, tensors: Mapping[str, Moments]) -> Iterator[tuple[str, ...]]:
-    """Tensors with the same bytes: those whose figures agree are read again and compared."""
+    """Tensors with the same bytes: those whose figures agree are read again, and their digests compared."""
     alike: dict[tuple[object, ...], list[str]] = {}
     for name, moments in tensors.items():
         if moments.size > 1 and moments.constant is None:
             info = store[name]
             alike.setdefault((info.dtype.name, info.shape, moments), []).append(name)
     for names in alike.values():
-        while len(names) > 1:
-            first, *others = names
-            same = [name for name in others if _same_bytes(store, first, name)]
-            if same:
-                yield (first, *same)
-            names = [name for name in others if name not in same]
+        if len(names) > 1:
+            same: dict[bytes, list[str]] = {}
+            for name in names:
+                same.setdefault(_digest(store, name), []).append(name)
+            yield from (tuple(group) for group in same.values() if len(group) > 1)
 
 
-def _same_bytes(store: Store, one: str, other: str) -> bool:
-    return all(
-        store.read(one, start, stop).tobytes() == store.read(other, start, stop).tobytes()
-        for start, stop in store.spans(one, 1 << 20)
-    )
+def _digest(store: Store, name: str) -> bytes:
+    digest = hashlib.sha256()
+    for start, stop in store.spans(name, 1 << 20):
+        digest.update(bytes_of(store.read(name, start, stop)))
+    return digest.digest()

@@ -61,11 +61,12 @@ class ModuleState:
 
 def trained(subject: Subject) -> tuple[Saved, ...]:
     """The adapter's own parameters whose values are known."""
-    return tuple(
-        saved
-        for saved in subject.saved
-        if saved.role in ("trained", "fixed") and saved.key.text in subject.statistics.tensors
-    )
+    return subject.once("trained tensors", lambda: _trained(subject))
+
+
+def _trained(subject: Subject) -> tuple[Saved, ...]:
+    known = subject.statistics.tensors
+    return tuple(saved for saved in subject.saved if saved.role in ("trained", "fixed") and saved.key.text in known)
 
 
 def module_states(subject: Subject) -> tuple[ModuleState, ...]:
@@ -87,11 +88,11 @@ def _off(
     parts: list[Saved], switches: tuple[re.Pattern[str], ...], tensors: Mapping[str, Moments]
 ) -> tuple[Saved, ...]:
     """What switches a module off: every neutral part, where some switch has only such."""
-    neutral = [saved for saved in parts if is_neutral(saved, tensors[saved.key.text])]
+    neutral = {saved.key.text: saved for saved in parts if is_neutral(saved, tensors[saved.key.text])}
     for switch in switches:
         matching = [saved for saved in parts if switch.fullmatch(saved.key.part)]
-        if matching and all(saved in neutral for saved in matching):
-            return tuple(neutral)
+        if matching and all(saved.key.text in neutral for saved in matching):
+            return tuple(neutral.values())
     return ()
 
 

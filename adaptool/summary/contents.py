@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from adaptool.adapters.adapter import Adapter
@@ -101,6 +102,7 @@ class LowRankModule:
         return self.factors[0].rank
 
 
+@lru_cache(maxsize=1 << 14)
 def place_of(module: str) -> Place:
     """Take a module's name apart at its first number; further numbers (experts, T5's sub-layers) become ``*``.
 

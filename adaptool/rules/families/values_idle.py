@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 from adaptool.rules.untrained import MULTIPLIERS, ModuleState, and_more, is_neutral, module_states, trained
-from adaptool.summary.contents import Place, Saved
+from adaptool.summary.contents import Saved
 
 MAGNITUDE = re.compile(r"lora_magnitude_vector(?:\.weight)?")
 
@@ -84,10 +84,13 @@ def idle_modules(subject: Subject) -> Iterator[Problem]:
     idle = [state for state in states if state.off]
     if not idle or len(idle) == len(states) or subject.peft_type == "ADALORA":  # its pruning empties modules
         return
-    cases: tuple[tuple[list[ModuleState], Severity, str], ...]
-    damaged = [state for state in idle if _between_trained(state, states)]
-    unreached = [state for state in idle if state not in damaged]
-    cases = ((damaged, "warning", " between layers that are trained"), (unreached, "info", ""))
+    spans = _trained_spans(states)
+    damaged = [state for state in idle if _between_trained(state, spans)]
+    unreached = [state for state in idle if not _between_trained(state, spans)]
+    cases: tuple[tuple[list[ModuleState], Severity, str], ...] = (
+        (damaged, "warning", " between layers that are trained"),
+        (unreached, "info", ""),
+    )
     for some, severity, where in cases:
         if some:
             off = [saved for state in some for saved in state.off]
@@ -156,26 +159,32 @@ def odd_magnitudes(subject: Subject) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _between_trained(state: ModuleState, states: Sequence[ModuleState]) -> bool:
+Kind = tuple[str, str, frozenset[str]]
+"""Stack, name of the module in its layer, and names of all modules in the layer."""
+
+
+def _between_trained(state: ModuleState, spans: Mapping[str, tuple[int, int]]) -> bool:
     """Whether layers before and after, with the same modules in them, are trained there."""
-    place = state.place
-    if place.layer is None or "expert" in state.name:
-        return False
-    names: dict[Place, set[str]] = {}
-    for other in states:
-        names.setdefault(_layer(other.place), set()).add(other.place.name)
-    peers = [
-        other.place.layer
-        for other in states
-        if not other.off and (other.place.stack, other.place.name) == (place.stack, place.name)
-        and names[_layer(other.place)] == names[_layer(place)]
-    ]  # fmt: skip
-    layers = [layer for layer in peers if layer is not None]
-    return bool(layers) and min(layers) < place.layer < max(layers)
+    first, last = spans.get(state.name, (0, 0))
+    return state.place.layer is not None and first < state.place.layer < last and "expert" not in state.name
 
 
-def _layer(place: Place) -> Place:
-    return Place(place.stack, place.layer, "")
+def _trained_spans(states: Sequence[ModuleState]) -> Mapping[str, tuple[int, int]]:
+    """By module: the first and the last layer in which its like is trained."""
+    layers: dict[tuple[str, int | None], set[str]] = {}
+    for state in states:
+        layers.setdefault((state.place.stack, state.place.layer), set()).add(state.place.name)
+    made_of = {layer: frozenset(names) for layer, names in layers.items()}
+    kinds = {
+        state.name: (state.place.stack, state.place.name, made_of[state.place.stack, state.place.layer])
+        for state in states
+    }
+    trained_in: dict[Kind, list[int]] = {}
+    for state in states:
+        if not state.off and state.place.layer is not None:
+            trained_in.setdefault(kinds[state.name], []).append(state.place.layer)
+    spans = {kind: (min(layers), max(layers)) for kind, layers in trained_in.items()}
+    return {name: spans[kind] for name, kind in kinds.items() if kind in spans}
 
 
 def _but(subject: Subject) -> str:

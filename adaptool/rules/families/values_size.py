@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -185,17 +186,25 @@ def outliers(subject: Subject) -> Iterator[Problem]:
 def _beyond_siblings(items: Iterable[Sized]) -> Iterator[tuple[Sized, float]]:
     """What is larger than its siblings' median by the smaller factor of ``SPIKE``, and that median."""
     near: dict[tuple[str, str], list[Sized]] = {}
-    wide: dict[str, list[Sized]] = {}
+    wide: dict[str, list[float]] = {}
     for one in items:
         if one.size > 0:
             near.setdefault(one.kind, []).append(one)
-            wide.setdefault(one.kind[0], []).append(one)
+            wide.setdefault(one.kind[0], []).append(one.size)
+    ordered = {part: sorted(sizes) for part, sizes in wide.items()}
     for kind, family in near.items():
-        siblings = family if len(family) >= SIBLINGS else wide[kind[0]]
+        sizes = sorted(one.size for one in family) if len(family) >= SIBLINGS else ordered[kind[0]]
         for one in family:
-            others = [other.size for other in siblings if other is not one]
-            if others and one.size >= SPIKE["warning"] * median(others):
-                yield one, median(others)
+            if len(sizes) > 1 and one.size >= SPIKE["warning"] * (usual := _median_without(sizes, one.size)):
+                yield one, usual
+
+
+def _median_without(ordered: Sequence[float], value: float) -> float:
+    """The median of sorted numbers but one of them."""
+    at = bisect_left(ordered, value)
+    count = len(ordered) - 1
+    low, high = (ordered[middle + (middle >= at)] for middle in ((count - 1) // 2, count // 2))
+    return (low + high) / 2
 
 
 def _scores(family: list[Update], measure: Callable[[Update], float]) -> Iterator[tuple[Update, float, float]]:
