@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from adaptool.adapters.config import AdapterConfig
+from adaptool.adapters.tuners.unmergeable import PROMPTS
 from adaptool.rules.draft import LAYERS, PREFIX, RANK, WIDTH, Draft, Q, fields, numbers, tensors
 from adaptool.rules.families.tensor_factors import Pair, pairs
 from adaptool.rules.finding import Problem, Severity
@@ -72,7 +73,7 @@ def mixed_types(subject: Subject) -> Iterator[Problem]:
 @rule("TEN031", "error", "a type no adapter is trained in", needs=("adapter",),
       breaks=tensors(lora_B=lambda B: (100 * B).astype("int64")))  # fmt: skip
 def odd_types(subject: Subject) -> Iterator[Problem]:
-    """Factors are bfloat16, float16 or float32. Whole numbers or truth values are no weights, and PEFT loads them still.
+    """Factors are bfloat16, float16 or float32. Whole numbers or truth values are no weights, yet PEFT loads them.
 
     8-bit floats have two or three digits too few for an update; float64 is only twice the size.
 
@@ -184,8 +185,8 @@ def unsaved_modules(subject: Subject) -> Iterator[Problem]:
     """
     owners = {t.key.module.rpartition(".")[0] for t in subject.saved if t.role in ("copy", "carried")}
     owners |= {t.key.module for t in subject.saved}
-    missing = tuple(unsaved_wholes(subject.config, owners))
-    if missing:
+    missing = dict.fromkeys(unsaved_wholes(subject.config, owners))
+    if missing and subject.peft_type not in PROMPTS:  # PEFT saves their prompts alone
         yield Problem(
             f"modules_to_save names {', '.join(missing)}, and no tensor is theirs", subject.weights_name,
             "modules_to_save",
