@@ -3,6 +3,7 @@
 # make lint    style, types, the import contract
 # make docs    regenerate what is generated: the README's picture, the command reference
 # make fixtures  write the zoo of tiny models and adapters to build/zoo
+# make fuzz    the readers of strangers' bytes, ten minutes each
 # make bench   the measured table of the README (needs the test extra and a few GB of disk)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV   ?= .venv
 PIP     = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 RUN     = $(VENV)/bin/python
 
-.PHONY: demo test lint docs fixtures bench clean
+.PHONY: demo test lint docs fixtures fuzz bench clean
 
 demo: $(VENV)/.core
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" bash fixtures/demo.sh build/demo
@@ -30,9 +31,13 @@ docs: $(VENV)/.dev
 fixtures: $(VENV)/.test
 	$(RUN) fixtures/make.py build/zoo
 
+fuzz: $(VENV)/.test
+	FUZZ_SECONDS=600 $(RUN) -m pytest tests/test_fuzz.py
+
 bench: $(VENV)/.test
 	$(RUN) benchmarks/merge.py
 	$(RUN) benchmarks/gguf.py
+	$(RUN) benchmarks/validate.py
 
 clean:
 	rm -rf $(VENV) build dist
