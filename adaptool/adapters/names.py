@@ -45,7 +45,7 @@ def parse(text: str, part: re.Pattern[str]) -> Key:
 
 def layer_of(name: str) -> int | None:
     """The layer a module belongs to: its first numbered segment, as PEFT counts ``layers_to_transform``."""
-    match = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
+    match = re.search(r"(?:^|\.)(\d{1,9})(?:\.|$)", name)
     return int(match.group(1)) if match else None
 
 

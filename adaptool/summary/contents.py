@@ -108,7 +108,7 @@ def place_of(module: str) -> Place:
 
     A number that ends the name ("body.0") is no layer: the module itself is numbered.
     """
-    match = re.match(r"(?:(.*?)\.)?(\d+)\.(.+)", module)
+    match = re.match(r"(?:(.*?)\.)?(\d{1,9})\.(.+)", module)
     if match is None:
         return Place("", None, module)
     stack, layer, rest = match.groups()
