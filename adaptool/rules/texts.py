@@ -1,0 +1,112 @@
+"""The texts beside an adapter's weights: what people leave in a folder, and what is published with it."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptool.adapters.adapter import WEIGHTS_NAME
+from adaptool.errors import AdaptoolError
+from adaptool.rules.locate import SKIPPED
+from adaptool.rules.subject import Subject
+from adaptool.summary.beside import MOST_FILES
+from adaptool.tensors.files import open_file
+
+FILE_LIMIT, TOTAL_LIMIT = 2 << 20, 8 << 20
+"""Bytes read of one file and of all: a card and a log have kilobytes, a vocabulary has megabytes."""
+
+DEEPEST = 4
+"""Folders below the adapter's: runs/, checkpoint-500/, additional_chat_templates/."""
+
+BINARY = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz", ".npy", ".onnx", ".h5", ".msgpack", ".model", ".png",
+          ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".zip", ".gz", ".tar", ".whl", ".parquet", ".arrow", ".mp4", ".wav",
+          ".ttf", ".woff", ".woff2", ".7z", ".xz", ".bz2", ".zst", ".pkl", ".so", ".dll")  # fmt: skip
+
+VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"}
+"""Hundreds of thousands of pieces of words: some look like anything."""
+
+MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One text: a file's, by its path from the adapter's folder, or an entry of the weights' ``__metadata__``."""
+
+    file: str
+    field: str
+    """``__metadata__.key``; "" where it is a file's."""
+    content: str
+
+    @property
+    def name(self) -> str:
+        """The file's own name, in small letters."""
+        return self.file.rpartition("/")[2].lower()
+
+    def line(self, at: int) -> int:
+        """The line of a character, from 1."""
+        return self.content.count("\n", 0, at) + 1
+
+
+def texts(subject: Subject) -> tuple[Text, ...]:
+    """Every text that would be published with the adapter, read once."""
+    return subject.once("texts", lambda: (*_metadata(subject), *_files(subject.folder)))
+
+
+def _metadata(subject: Subject) -> Iterator[Text]:
+    store = subject.store_opened.value
+    if store is not None:
+        name = subject.weights_name or WEIGHTS_NAME
+        yield from (Text(name, f"__metadata__.{key}", f"{key}: {value}") for key, value in store.metadata.items())
+
+
+def _files(folder: Path) -> Iterator[Text]:
+    left = TOTAL_LIMIT
+    for number, name in enumerate(walk(folder)):
+        if number == MOST_FILES or left <= 0:
+            return
+        if name.lower().endswith(BINARY):
+            continue
+        data = _head(folder / name, min(FILE_LIMIT, left))
+        content = _decoded(data)
+        if content:
+            left -= len(data)
+            yield Text(name, "", content)
+
+
+def walk(folder: Path, below: str = "", depth: int = 0) -> Iterator[str]:
+    """The regular files of a folder and its folders, by their paths from it; links to folders are not followed."""
+    try:
+        entries = sorted(os.scandir(folder / below), key=lambda entry: (entry.is_dir(), entry.name))
+    except OSError:
+        return
+    for entry in entries:
+        path = f"{below}/{entry.name}" if below else entry.name
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                if depth < DEEPEST and entry.name not in SKIPPED:
+                    yield from walk(folder, path, depth + 1)
+            elif stat.S_ISREG(entry.stat().st_mode):
+                yield path
+        except OSError:
+            continue
+
+
+def _head(path: Path, limit: int) -> bytes:
+    """The first bytes of a file; none where it cannot be read."""
+    try:
+        handle = open_file(path)
+        return handle.read(0, min(handle.size, limit))
+    except (AdaptoolError, OSError):
+        return b""
+
+
+def _decoded(data: bytes) -> str:
+    """The text of these bytes; "" where they are no text."""
+    encoding = next((name for mark, name in MARKS if data.startswith(mark)), None)
+    if encoding is None and b"\0" in data[:8192]:
+        return ""
+    return data.decode(encoding or "utf-8", "replace")
