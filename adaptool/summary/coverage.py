@@ -5,7 +5,7 @@ The merge's own planning answers, so that ``inspect`` and ``merge`` never disagr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from adaptool.summary.contents import misshapen, place_of, saved_tensors
 from adaptool.summary.expected import shapes_store, trained_config
 from adaptool.tensors.compute import NumpyCompute
 from adaptool.tensors.store import Store
-from adaptool.tensors.views import select
+from adaptool.tensors.views import Selected, select
 
 BLOCK_BYTES = 8 << 20
 
@@ -107,13 +107,19 @@ def planned(adapter: Adapter, base: BaseModel) -> tuple[Plan | None, AdaptoolErr
     return plan, None
 
 
-def misfits(adapter: Adapter, base: BaseModel) -> Mapping[str, AdaptoolError]:
-    """Each module of a LoRA, and each full tensor by its parameter's name, that cannot be merged by itself, and why."""
+def misfits(
+    adapter: Adapter, base: BaseModel, key_in_base: Callable[[str], str] = lambda key: key
+) -> Mapping[str, AdaptoolError]:
+    """Each module of a LoRA, and each full tensor by its parameter's name, that cannot be merged by itself, and why.
+
+    ``key_in_base`` gives a saved key as an adapter of the plain base would have it (``layer_replication``).
+    """
     units = {module: tuple(parts.values()) for module, parts in adapter.modules.items()}
     units |= {parameter: (key,) for parameter, key in adapter.full_tensors.items()}
     found = {}
     for name, keys in units.items():
-        _, error = planned(replace(adapter, store=select(adapter.store, keys)), base)
+        alone = Selected(adapter.store, {key_in_base(key): key for key in keys})
+        _, error = planned(replace(adapter, store=alone), base)
         if error is not None and error.defect != "lost-rows":
             found[name] = error
     return found

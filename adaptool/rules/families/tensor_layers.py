@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 
 from adaptool.adapters.config import AdapterConfig
-from adaptool.adapters.tuners.unmergeable import PROMPTS
 from adaptool.rules.draft import LAYERS, PREFIX, RANK, WIDTH, Draft, Q, fields, numbers, tensors
 from adaptool.rules.families.tensor_factors import Pair, pairs
 from adaptool.rules.finding import Problem, Severity
@@ -15,7 +14,6 @@ from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 from adaptool.summary.contents import place_of
 from adaptool.summary.targets import targets
-from adaptool.summary.unaccounted import unsaved_wholes
 from adaptool.tensors.dtypes import DType
 
 ODD: Mapping[str, Severity] = {"F64": "info", "F8_E4M3": "warning", "F8_E5M2": "warning"}
@@ -174,31 +172,12 @@ def no_biases(subject: Subject) -> Iterator[Problem]:
         yield Problem(f"bias is {subject.fields['bias']!r} and no bias is saved", subject.weights_name, "bias")
 
 
-@rule("TEN035", "warning", "a module to save, and nothing saved of it", needs=("adapter",),
-      breaks=fields(modules_to_save=["score"]))  # fmt: skip
-def unsaved_modules(subject: Subject) -> Iterator[Problem]:
-    """PEFT saves every module that modules_to_save names whole; a name it does not find it passes over in silence.
-
-    Either the name has a typing error and the module was never trained, or its weights were lost on saving.
-
-    Fix: correct the name and train again, or save again with the module.
-    """
-    owners = {t.key.module.rpartition(".")[0] for t in subject.saved if t.role in ("copy", "carried")}
-    owners |= {t.key.module for t in subject.saved}
-    missing = dict.fromkeys(unsaved_wholes(subject.config, owners))
-    if missing and subject.peft_type not in PROMPTS:  # PEFT saves their prompts alone
-        yield Problem(
-            f"modules_to_save names {', '.join(missing)}, and no tensor is theirs", subject.weights_name,
-            "modules_to_save",
-        )  # fmt: skip
-
-
 def _only_a_head(draft: Draft) -> None:
     draft.tensors = {f"{PREFIX}score.weight": numbers((2, WIDTH), 0)}
     draft.config["modules_to_save"] = ["score"]
 
 
-@rule("TEN036", "error", "no factors at all", needs=("adapter",), breaks=_only_a_head)
+@rule("TEN035", "error", "no factors at all", needs=("adapter",), breaks=_only_a_head)
 def no_factors(subject: Subject) -> Iterator[Problem]:
     """target_modules says that modules were adapted, and not one of them has its factors: only the rest was saved.
 
