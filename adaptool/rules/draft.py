@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "
 """safetensors' names of NumPy's types."""
 
 Array = NDArray[Any]
+Shape = tuple[int, ...]
 
 
 @dataclass
@@ -136,6 +137,22 @@ def renamed(spell: Callable[[str], str]) -> Callable[[Draft], object]:
 def extra(key: str, *shape: int) -> Callable[[Draft], object]:
     """The mutation that adds a tensor of numbers, or puts one in another's place."""
     return lambda draft: draft.tensors.update({key: numbers(shape, 99)})
+
+
+def remade(
+    peft_type: str, parts: Mapping[str, Shape], shared: Mapping[str, Shape] | None = None, **values: Any
+) -> Callable[[Draft], object]:
+    """The mutation that makes it another PEFT type's: these parts in every layer's q_proj, these for all, as shared."""
+    common = ("base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version", "auto_mapping")
+
+    def mutate(draft: Draft) -> None:
+        targets = {"target_modules": ["q_proj"]} if parts else {}
+        draft.config = {name: draft.config[name] for name in common} | {"peft_type": peft_type} | targets | values
+        prefixes = [f"{PREFIX}model.layers.{layer}.self_attn.q_proj." for layer in range(LAYERS)]
+        shapes = {prefix + part: shape for prefix in prefixes for part, shape in parts.items()} | dict(shared or {})
+        draft.tensors = {key: numbers(shape, seed) for seed, (key, shape) in enumerate(shapes.items())}
+
+    return mutate
 
 
 def together(*mutations: Callable[[Draft], object]) -> Callable[[Draft], object]:

@@ -6,9 +6,11 @@ their own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 from adaptool.adapters.adapter import Adapter
+from adaptool.adapters.tuners import TUNERS
 from adaptool.rules.forms.blocks import BLOCKS
 from adaptool.rules.forms.examination import Examination, examine, owners
 from adaptool.rules.forms.grammar import Form
@@ -44,4 +46,28 @@ def features(adapter: Adapter, module: str) -> Features | None:
     return all_features(adapter).get(module)
 
 
-__all__ = ["FORMS", "Examination", "Fault", "Features", "Form", "all_features", "examine", "features", "owners"]
+def type_of(parts: Iterable[str]) -> str | None:
+    """The PEFT type that has all of these parts, LORA first; None where none does."""
+    named = list(parts)
+    if all(re.fullmatch(TUNERS["LORA"].part, part) for part in named):
+        return "LORA"
+    fits = (
+        name
+        for name, form in FORMS.items()
+        if all(form.owns(p, shared=True) or form.owns(p, shared=False) for p in named)
+    )
+    return next(fits, None)
+
+
+__all__ = [
+    "FORMS",
+    "Examination",
+    "Fault",
+    "Features",
+    "Form",
+    "all_features",
+    "examine",
+    "features",
+    "owners",
+    "type_of",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from adaptool.adapters.adapter import Adapter
@@ -12,6 +12,7 @@ from adaptool.adapters.tuners.unmergeable import PROMPTS
 from adaptool.rules.forms.grammar import Form
 from adaptool.rules.forms.matching import Fault, Owner, Reading, foreign, mistyped, read, sized
 from adaptool.summary.contents import ANY_PART
+from adaptool.summary.settings import title
 from adaptool.tensors.store import TensorInfo
 
 ANYONES = ("base_layer.", "token_adapter.")
@@ -38,10 +39,7 @@ class Examination:
     def faults(self) -> Iterator[Fault]:
         """Everything wrong, the shared tensors first."""
         for owner in self.strangers:
-            own = not owner.name or any(reading.owner.name == owner.name for reading in self.modules)
-            beside = "" if own else ", and nothing of its own is there"
-            parts = list(owner.parts)
-            text = f"{parts[0]} is not a part of {self.config.peft_type}{beside}"
+            text = f"{next(iter(owner.parts))} is no part of {title(self.config.peft_type)}"
             yield Fault("foreign", text, text, owner.name, owner.keys())
         for reading in (self.shared, *self.modules):
             yield from reading.faults
@@ -52,10 +50,10 @@ class Examination:
             yield from self.form.check(self)
 
 
-def examine(adapter: Adapter, form: Form) -> Examination:
-    """Read every module of ``adapter`` by ``form``; only shapes and types are looked at."""
+def examine(adapter: Adapter, form: Form, without: Container[str] = ()) -> Examination:
+    """Read every module of ``adapter`` by ``form``, some keys left out; only shapes and types are looked at."""
     config = adapter.config
-    shared, modules = owners(adapter)
+    shared, modules = owners(adapter, without)
     known = read(_own(shared, form, shared=True), form.shared, form, config, None)
     own = [_own(owner, form, shared=False) for owner in modules]
     readings = tuple(read(owner, form.slots, form, config, known) for owner in own if owner.parts)
@@ -64,13 +62,13 @@ def examine(adapter: Adapter, form: Form) -> Examination:
     return Examination(config, form, known, readings, tuple(owner for owner in strangers if owner.parts))
 
 
-def owners(adapter: Adapter) -> tuple[Owner, tuple[Owner, ...]]:
+def owners(adapter: Adapter, without: Container[str] = ()) -> tuple[Owner, tuple[Owner, ...]]:
     """What is saved once for all modules, and what each module has; whole tensors of the base's are neither."""
     shared: dict[str, TensorInfo] = {}
     modules: dict[str, dict[str, TensorInfo]] = {}
     for text, info in adapter.store.infos.items():
         key = parse(text, ANY_PART)
-        if key.part == FULL or key.part.startswith(ANYONES):
+        if key.part == FULL or key.part.startswith(ANYONES) or text in without:
             continue
         if key.part == "":
             if adapter.config.peft_type in PROMPTS:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from adaptool.adapters.config import AdapterConfig
-from adaptool.rules.forms.grammar import Choice, Form, Slot, expand, matched, names_of
+from adaptool.rules.forms.grammar import Form, Slot, expand, matched, names_of
 from adaptool.tensors.store import TensorInfo
 
 Kind = Literal["missing", "foreign", "shape", "size", "rows", "type"]
@@ -156,7 +155,9 @@ def sized(reading: Reading, form: Form, config: AdapterConfig) -> Iterator[Fault
         if expected is not None and not expected.accepts(value):
             word, about = form.words.get(name, name), expected.text.partition(" ")[0].partition("[")[0]
             text = f"{word} is {value} in the tensors, and the config says {expected.text}"
-            yield reading.fault("size", text, group=f"{name} {value} {expected.text}", field=about)
+            yield reading.fault(
+                "size", text, *reading.owner.parts, group=f"{name} {value} {expected.text}", field=about
+            )
 
 
 def foreign(owner: Owner, form: Form, *, shared: bool) -> tuple[str, ...]:
@@ -177,13 +178,3 @@ def mistyped(reading: Reading, form: Form, names: Iterable[str]) -> Iterator[Fau
                 yield reading.fault("type", text, part)
         elif not kind.floating:
             yield reading.fault("type", f"{part} holds weights, and is stored as {kind.name}", part)
-
-
-def smallest(choices: Iterable[Choice]) -> int:
-    """How few parts a choice may have."""
-    return min((len(choice.parts) for choice in choices), default=0)
-
-
-def required(form: Form) -> tuple[str, ...]:
-    """Names of which every module has at least some: what the type is recognised by."""
-    return tuple(itertools.chain.from_iterable(names_of(slot) for slot in form.slots if smallest(slot) > 0))
