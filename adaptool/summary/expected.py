@@ -134,7 +134,7 @@ def _described(base_config: Mapping[str, Any]) -> str:
 def _targeted(module: Module, config: AdapterConfig, base_config: Mapping[str, Any]) -> bool:
     """PEFT's ``check_target_module_exists``."""
     excluded = config.fields.get("exclude_modules")
-    if excluded and _named(module.name, excluded, config):
+    if excluded and named_by(module.name, excluded, config):
         return False
     if any(matches(rf"(^|.*\.){name}($|\..*)", module.name, config.where) for name in kept_whole(config)):
         return False
@@ -143,9 +143,9 @@ def _targeted(module: Module, config: AdapterConfig, base_config: Mapping[str, A
         targets = list(DEFAULT_TARGETS.get(str(base_config.get("model_type")), ()))
     if isinstance(targets, str) and targets.lower() == "all-linear":
         return module.kind != "embed" and module.name not in OUTPUT_HEADS
-    if not targets or not _named(module.name, targets, config):
+    if not targets or not named_by(module.name, targets, config):
         return False
-    return isinstance(targets, str) or _in_layers(module.name, config)
+    return isinstance(targets, str) or in_layers(module.name, config)
 
 
 def _refuse_fused_experts(modules: tuple[Module, ...], config: AdapterConfig) -> None:
@@ -154,17 +154,18 @@ def _refuse_fused_experts(modules: tuple[Module, ...], config: AdapterConfig) ->
     raw = {projection_of(module.name) for module in modules if module.kind == "raw"}
     fused = {name for parameter in raw for name in EXPERT_MATRICES.get(parameter, ())}
     named = sorted(fused & set(targets)) if isinstance(targets, list) else []
-    if named and not any(_named(module.name, named, config) for module in modules if module.kind == "linear"):
+    if named and not any(named_by(module.name, named, config) for module in modules if module.kind == "linear"):
         raise UnsupportedError(f"target_modules names experts ({', '.join(named)}), counted from weights only")
 
 
-def _named(module: str, names: str | list[str], config: AdapterConfig) -> bool:
+def named_by(module: str, names: str | list[str], config: AdapterConfig) -> bool:
+    """Whether a pattern is the module's whole name, or a list has it or an ending of it after a dot."""
     if isinstance(names, str):
         return matches(rf"(?:{names})\Z", module, config.where)
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 
-def _in_layers(module: str, config: AdapterConfig) -> bool:
+def in_layers(module: str, config: AdapterConfig) -> bool:
     """``layers_to_transform``: the first number after a segment matching ``layers_pattern``; none means no."""
     layers = config.fields.get("layers_to_transform")
     if layers is None or layers == []:

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from adaptool.adapters.adapter import Adapter
-from adaptool.adapters.config import AdapterConfig, matches
+from adaptool.adapters.config import AdapterConfig
+from adaptool.adapters.patterns import Patterns
 from adaptool.summary.contents import LowRankModule, Saved, misshapen, name_ends_with, orphans, runtime_name
 from adaptool.summary.settings import TASK_HEADS, unknown_fields
 
@@ -61,43 +62,46 @@ def _unscaled(config: AdapterConfig, saved: Sequence[Saved]) -> list[str]:
 
 def _promised(config: AdapterConfig, saved: Sequence[Saved]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """What the config names and no tensor answers to."""
-    own = {runtime_name(tensor.key.module, config) for tensor in saved if tensor.role in ("trained", "frozen")}
-    owners = {tensor.key.module.rpartition(".")[0] for tensor in saved if tensor.role == "copy"}
-    yield "modules_to_save without a tensor", tuple(unsaved_wholes(config, owners))
+    own = own_modules(config, saved)
+    yield "modules_to_save without a tensor", tuple(unsaved_wholes(config, saved))
     for field in ("target_modules", "target_parameters"):
-        named = config.fields.get(field)
-        if isinstance(named, list):
-            excluded = config.names("exclude_modules")
-            yield (
-                f"{field} without a tensor",
-                tuple(name for name in config.names(field) if name not in excluded and not _names_any(name, own)),
-            )
+        yield f"{field} without a tensor", tuple(untrained(config, field, own))
     for field in ("rank_pattern", "alpha_pattern"):
-        patterns = config.fields.get(field)
-        if isinstance(patterns, dict) and config.peft_type != "ADALORA":
-            yield f"keys of {field} that match no module", tuple(_matchless(patterns, own, config))
+        if isinstance(config.fields.get(field), dict) and config.peft_type != "ADALORA":
+            yield f"keys of {field} that match no module", tuple(matchless(config.patterns(field), own))
     if config.fields.get("trainable_token_indices") and not any("trainable_tokens" in t.key.part for t in saved):
         yield "trained tokens without a tensor", ("trainable_token_indices",)
 
 
-def unsaved_wholes(config: AdapterConfig, owners: set[str]) -> Iterator[str]:
-    """Entries of modules_to_save that none of ``owners``, the modules saved whole, answers to.
+def own_modules(config: AdapterConfig, saved: Sequence[Saved]) -> set[str]:
+    """The modules, and wrapped parameters, that hold parts of the adapter's own."""
+    return {runtime_name(tensor.key.module, config) for tensor in saved if tensor.role in ("trained", "frozen")}
 
-    PEFT adds every name a task's head may have; one module that is there is enough.
-    """
-    heads = TASK_HEADS.get(config.task_type or "", ())
-    found = {name for name in config.names("modules_to_save") if any(name_ends_with(owner, name) for owner in owners)}
-    for name in config.names("modules_to_save"):
-        if name not in found and not (name in heads and found):
+
+def untrained(config: AdapterConfig, field: str, own: set[str]) -> Iterator[str]:
+    """The names in a list of targets that end no module of ``own``; excluded ones are not expected to."""
+    excluded, found = set(config.names("exclude_modules")), endings(own)
+    for name in config.names(field) if isinstance(config.fields.get(field), list) else ():
+        if name not in excluded and name.removesuffix(".weight") not in found:
             yield name
 
 
-def _matchless(patterns: dict[str, object], own: set[str], config: AdapterConfig) -> Iterator[str]:
-    for pattern in patterns:
-        if not any(matches(rf"(.*\.)?({pattern})$", module, config.where) for module in own):
-            yield pattern
+def endings(modules: set[str]) -> set[str]:
+    """Every module's name, and what is left of it after each dot: what a name in a list of targets may be."""
+    return {module[at:] for module in modules for at in (0, *(i + 1 for i, c in enumerate(module) if c == "."))}
 
 
-def _names_any(name: str, modules: set[str]) -> bool:
-    plain = name.removesuffix(".weight")
-    return any(module == plain or module.endswith(f".{plain}") for module in modules)
+def unsaved_wholes(config: AdapterConfig, saved: Sequence[Saved]) -> Iterator[str]:
+    """Names in modules_to_save without a tensor. PEFT adds every name a task's head may have; one there is enough."""
+    owners = {tensor.key.module.rpartition(".")[0] for tensor in saved if tensor.role == "copy"}
+    heads = TASK_HEADS.get(config.task_type or "", ())
+    found = {name for name in config.names("modules_to_save") if any(name_ends_with(owner, name) for owner in owners)}
+    for name in config.names("modules_to_save"):
+        if name not in found and not (name in heads and found & set(heads)):
+            yield name
+
+
+def matchless(patterns: Patterns, own: set[str]) -> Iterator[str]:
+    """The keys that match no module of ``own``; FormatError where one runs away."""
+    matched = {key for module in own for key in patterns.all(module)}
+    yield from (key for key in (*patterns.plain, *patterns.expressions) if key not in matched)
