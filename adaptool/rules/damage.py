@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from adaptool.rules.listing import printable
 from adaptool.rules.magic import HEAD, Format, identify, is_prose
 from adaptool.tensors.files import FileHandle, open_file
 from adaptool.tensors.legacy import Window
+from adaptool.tensors.opcodes import PICKLE_LIMIT
 from adaptool.tensors.safetensors import GapError
 from adaptool.tensors.sniff import sniff
 
@@ -58,11 +60,21 @@ def weights_kind(subject: Subject) -> str:
 
     def look() -> str:
         try:
-            return sniff(path)
+            kind = sniff(path)
+            return "pickle" if kind == "unknown" and _is_program(path) else kind
         except AdaptoolError:
             return ""
 
     return subject.once("weights kind", look)
+
+
+def _is_program(path: Path) -> bool:
+    """Whether it is a pickle of protocol 0 or 1, which have no magic number."""
+    handle = open_file(path)
+    try:
+        return read_program(Window(handle, PICKLE_LIMIT)) is not None
+    finally:
+        handle.close()
 
 
 def damage(subject: Subject) -> Damage | None:
@@ -106,7 +118,7 @@ def _of(error: AdaptoolError, path: Path, handle: FileHandle, kind: str) -> Dama
     if found is not None:
         word = "page" if found.group == "page" else "other-format"
         return Damage(word, f"it is {found.what}, {handle.size} bytes of it, and no safetensors")
-    if not is_framed and handle.size < HEAD and is_prose(head):
+    if not is_framed and 8 <= handle.size < HEAD and is_prose(head):
         return Damage(
             "page", f"it is a text of {handle.size} bytes: {printable(head[:80].decode('latin-1').strip())!r}"
         )
@@ -121,9 +133,12 @@ def _of(error: AdaptoolError, path: Path, handle: FileHandle, kind: str) -> Dama
 
 def _gap(error: GapError, handle: FileHandle, said: str) -> Damage:
     """Bytes of no tensor, and what they are."""
-    found = identify(handle.read(error.unused.start, min(len(error.unused), HEAD)))
+    unused = handle.read(error.unused.start, min(len(error.unused), 1 << 20))
+    found = identify(unused[:HEAD])
     if error.defect == "trailing" and found is None and _zip_at_end(handle):
         found = Format("zip", "a zip archive")
+    if found is None and (program := read_program(BytesIO(unused))) is not None and program.imports:
+        found = Format("document", f"a pickle that imports {printable(program.imports[0])}")
     if found is None:
         return Damage(error.defect, said)
     return Damage("polyglot", f"{said}: {found.what}, hidden where no tensor is")

@@ -24,6 +24,8 @@ OPCODES_LIMIT = 500_000
 PICKLES_LIMIT = 8
 """One after another in one file: torch.save wrote five until 1.6."""
 
+NEWEST_PROTOCOL = 5
+
 HIDDEN = "a name put together while it loads"
 
 Trust = Literal["tensors", "state", "code", "danger"]
@@ -164,19 +166,23 @@ def _followed(source: Source) -> Iterator[tuple[str, str | None]]:
     memo: dict[int, Any] = {}
     for opcode, argument, _ in pickletools.genops(source):  # type: ignore[arg-type]
         name = opcode.name
+        if name == "PROTO" and (argument or 0) > NEWEST_PROTOCOL:
+            raise ValueError("no such protocol")
         match name:
             case "GLOBAL" | "INST":
                 yield name, str(argument).replace(" ", ".", 1)
             case "STACK_GLOBAL":
+                if len(stack) < 2:
+                    raise ValueError("an import of nothing")
                 yield name, _joined(stack[-2:])
             case "EXT1" | "EXT2" | "EXT4":
                 yield name, f"copyreg.extension {argument}"
             case _:
                 yield name, None
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if argument is None else argument] = stack[-1] if stack else None
+            memo[len(memo) if argument is None else argument] = stack[-1]
         elif name == "DUP":
-            stack.append(stack[-1] if stack else None)
+            stack.append(stack[-1])
         else:
             _move(opcode, argument, stack, memo)
 
@@ -188,8 +194,9 @@ def _move(opcode: pickletools.OpcodeInfo, argument: Any, stack: list[Any], memo:
         while stack and stack.pop() is not pickletools.markobject:
             pass
         taken = taken[: taken.index(pickletools.markobject)]
-    if taken:
-        del stack[-len(taken) :]
+    if len(stack) < len(taken):
+        raise ValueError("it takes from an empty stack")  # as the unpickler would
+    del stack[len(stack) - len(taken) :]
     for given in opcode.stack_after:
         if given is pickletools.markobject:
             stack.append(given)

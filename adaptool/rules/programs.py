@@ -26,6 +26,9 @@ BUDGET = 2_000_000
 SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".p", ".ckpt", ".joblib", ".dill", ".dat", ".model"})
 """By which a file may be opened as a pickle, so that one without a magic number is looked at as well."""
 
+PROMISED_SAFE = ".safetensors"
+"""Looked at as well: the name is the promise that it is none."""
+
 USUAL = SUFFIXES | {".npy", ".npz", ".data", ".distcp", ".metadata", ""}
 """Where a pickle is no surprise: PyTorch's distributed checkpoints have one called .metadata."""
 
@@ -109,7 +112,8 @@ class _Surveyor:
                 if _LAMBDA.search(handle.read(0, min(handle.size, _KERAS_LIMIT))):
                     self.lambdas.append(entry)
             case "":
-                if entry.suffix in SUFFIXES or (entry.head[:1] in _MAY_BEGIN and sniff(entry.path) in _PICKLES):
+                named = entry.suffix in SUFFIXES or entry.suffix == PROMISED_SAFE
+                if named or (entry.head[:1] in _MAY_BEGIN and sniff(entry.path) in _PICKLES):
                     self._pickle(entry, "", Window(handle, PICKLE_LIMIT))
 
     def _pickle(self, entry: Entry, member: str, source: Window | io.BytesIO) -> None:
