@@ -72,3 +72,12 @@ def tied(draft: Draft) -> None:
     """A base whose output head is its embedding."""
     draft.base_config["tie_word_embeddings"] = True
     draft.base_tensors.pop("lm_head.weight")
+
+
+def uneven_layers(draft: Draft) -> None:
+    """Rank 16 in the second layer, as rank_pattern says."""
+    adapting("q_proj", "v_proj", rank=2 * RANK, layers=range(1, 2))(draft)
+    second = dict(draft.tensors)
+    adapting("q_proj", "v_proj", layers=range(1))(draft)
+    draft.tensors |= second
+    draft.config["rank_pattern"] = {r"layers\.1\..*": 2 * RANK}
