@@ -210,7 +210,7 @@ def lost_biases(subject: Subject) -> Iterator[Problem]:
     if subject.peft_type != "LORA" or subject.fields.get("bias") not in ("all", "lora_only"):
         return
     found = laid(subject)
-    saved = {t.key.module for t in subject.saved if t.role == "unfrozen"}
+    saved = {t.key.module.replace(".base_layer", "") for t in subject.saved if t.role == "unfrozen"}
     wrapped = {m.name for m in subject.low_rank if len(m.factors) == 1}
     lost = [
         name for name in sorted(wrapped)

@@ -113,7 +113,7 @@ def holes(subject: Subject) -> Iterator[Problem]:
     """
     if subject.peft_type != "LORA":
         return
-    explained = _chooses_layers(subject.config)
+    explained = chooses_layers(subject.config)
     found: dict[tuple[int, ...], list[str]] = {}
     for target in targets(subject.saved, subject.low_rank, subject.config):
         inside = tuple(layer for layer in target.missing if target.layers[0] < layer < target.layers[-1])
@@ -129,7 +129,7 @@ def holes(subject: Subject) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _chooses_layers(config: AdapterConfig) -> bool:
+def chooses_layers(config: AdapterConfig) -> bool:
     """Whether the config itself picks modules one by one, so that a hole may be meant."""
     names = config.fields.get("target_modules")
     picked = isinstance(names, str) or (
