@@ -8,6 +8,7 @@ from adaptool.rules.families.consumers import (
     mlx,
     ollama,
     peft,
+    peft_loading,
     sglang,
     tensorrt_llm,
     tgi,
@@ -15,4 +16,16 @@ from adaptool.rules.families.consumers import (
     vllm_modules,
 )
 
-__all__ = ["llama_cpp", "lorax", "mlx", "ollama", "peft", "sglang", "tensorrt_llm", "tgi", "vllm", "vllm_modules"]
+__all__ = [
+    "llama_cpp",
+    "lorax",
+    "mlx",
+    "ollama",
+    "peft",
+    "peft_loading",
+    "sglang",
+    "tensorrt_llm",
+    "tgi",
+    "vllm",
+    "vllm_modules",
+]
