@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,9 @@ Schema = Mapping[str, Any]
 Kind = Literal["type", "word", "range"]
 
 NAME = "adapter_config.json"
+
+LONG = 500
+"""Items of a list or object looked at one by one, and faults told of a field; a hostile config has a million."""
 
 WANTED = {
     "integer": ("a whole number", "whole numbers"), "number": ("a number", "numbers"), "string": ("text", "texts"),
@@ -80,10 +84,15 @@ def fields_of(home: str) -> Mapping[str, Schema]:
     return {**shared, **parts[home]["properties"]}
 
 
-@cache
 def homes_of(field: str) -> tuple[str, ...]:
     """The PEFT types that have a field."""
-    return tuple(home for home in peft_types() if field in fields_of(home))
+    return _homes().get(field, ())
+
+
+@cache
+def _homes() -> Mapping[str, tuple[str, ...]]:
+    names = {name for home in peft_types() for name in fields_of(home)}
+    return {name: tuple(home for home in peft_types() if name in fields_of(home)) for name in names}
 
 
 def nested_class(field: Schema) -> str | None:
@@ -118,8 +127,28 @@ def faults(peft_type: str, config: Mapping[str, Any]) -> Iterator[Fault]:
     for name, value in config.items():
         if name == "peft_type" or name not in known:
             continue
-        errors = validator.evolve(schema=known[name]).iter_errors(value)
+        errors = islice(validator.evolve(schema=known[name]).iter_errors(_thinned(value)), LONG)
         yield from (fault for error in errors if (fault := _fault(name, known[name], error)) is not None)
+
+
+def _thinned(value: Any) -> Any:
+    """A value without most of what its long lists and objects repeat: the first items, and of the others one a type.
+
+    What a schema says of items it says of all of them.
+    """
+    if isinstance(value, list):
+        rest = {_form(item): item for item in reversed(value[LONG:])} if len(value) > LONG else {}
+        return [_thinned(item) for item in (*value[:LONG], *rest.values())]
+    if isinstance(value, dict):
+        further = {_form(item): (name, item) for name, item in list(value.items())[LONG:]}
+        return {name: _thinned(item) for name, item in (*islice(value.items(), LONG), *further.values())}
+    return value
+
+
+def _form(value: Any) -> object:
+    """The type of a value, and of the items in it."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return type(value), frozenset(map(type, inside))
 
 
 @cache
@@ -141,7 +170,8 @@ def _fault(name: str, field: Schema, error: Any) -> Fault | None:
     value, part = error.instance, error.schema
     if isinstance(value, float) and not math.isfinite(value):
         return None  # no JSON in the first place
-    path = ".".join([name, *(str(step) for step in error.absolute_path)])
+    steps = takewhile(lambda step: not isinstance(step, int) or step < LONG, error.absolute_path)
+    path = ".".join([name, *(shown(step).strip('"') for step in steps)])
     if error.validator in ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "multipleOf"):
         return Fault(path, "range", f"{path} must be {_bounds(part)}, and is {shown(value)}", value)
     if isinstance(value, str) and error.validator in ("enum", "pattern", "anyOf"):

@@ -69,7 +69,8 @@ LORAS = _of("LORA ADALORA")
 PATTERNED = _of("LORA ADALORA C3A DEFT FOURIERFT HIRA HRA MISS PSOFT SHADOW UNILORA WAVEFT BONE")
 LAYERED = _of("LORA ADALORA BOFT DEFT DELORA FOURIERFT FROD HRA LILY LOHA LOKR OFT PEANUT PSOFT PVERA SHADOW TINYLORA "
               "VBLORA VERA WAVEFT")  # fmt: skip
-TEXTS = _of("PROMPT_TUNING MULTITASK_PROMPT_TUNING")
+TEXTS = _of("MULTITASK_PROMPT_TUNING")
+"""PROMPT_TUNING's are a rule of their own (CFG425)."""
 NAMED = "List the names in target_modules, or write the layers into its pattern."
 
 REFUSALS = (
@@ -131,7 +132,7 @@ REFUSALS = (
         "training; any number above tinit + tfinal serves for loading.", "0.15.0",
     ),
     Refusal(
-        _of("ADALORA"), ("tinit", "tfinal", "total_step"), lambda begin, end, steps: begin >= (steps or 0) - end,
+        _of("ADALORA"), ("tinit", "tfinal", "total_step"), lambda begin, end, steps: steps and begin >= steps - end,
         "tinit {tinit} and tfinal {tfinal} leave none of total_step's {total_step} steps for pruning",
         "Lower tinit or tfinal, or raise total_step.", "0.15.0",
     ),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.config_schema import Fault, Kind, faults, fields_of, newest_peft, release
+from adaptool.rules.config_schema import LONG, Fault, Kind, faults, fields_of, newest_peft, release
 from adaptool.rules.document import SHOWN, shown
 from adaptool.rules.draft import fields
 from adaptool.rules.finding import Problem, Severity
@@ -18,11 +18,15 @@ from adaptool.rules.subject import Subject
 MOST = 10
 """Findings of one rule about one file: more say nothing new."""
 
-IDLE = {"auto_mapping", "inference_mode", "fan_in_fan_out", "megatron_core", "qalora_group_size", "progressbar"}
+IDLE = {"inference_mode", "fan_in_fan_out", "qalora_group_size", "progressbar"}
 """Fields that a finished adapter loads and merges the same without, whatever they hold."""
 
-SCALES = {"LORA": {"r", "lora_alpha", "lora_dropout", "rank_pattern", "alpha_pattern"}}
-"""Numbers whose range the rules of scales judge."""
+ELSEWHERE = {"auto_mapping", "megatron_core", "peft_version", "runtime_config"}
+"""Fields that rules of their own judge, type and all: what they say would be imported, or is read by its version."""
+
+SCALES = {"r", "lora_dropout"}
+PATTERNS = {"rank_pattern", "n_frequency_pattern", "block_size_pattern"}
+"""Numbers whose range the rules of scales judge: LoRA's own, and ranks of any type by module."""
 
 LENIENT = {"rank_dropout", "module_dropout", "encoder_dropout"}
 """Dropouts that PEFT reads in training only, and does not check."""
@@ -44,7 +48,7 @@ def faults_of(subject: Subject, kind: Kind | None = None) -> Sequence[Fault]:
     def work() -> tuple[Fault, ...]:
         known = fields_of(subject.peft_type)
         found = faults(subject.peft_type, subject.fields)
-        return tuple(fault for fault in found if not known[fault.top].get("deprecated"))
+        return tuple(f for f in found if f.top not in ELSEWHERE and not known[f.top].get("deprecated"))
 
     found = subject.once("config_faults", work)
     return [fault for fault in found if kind in (None, fault.kind)]
@@ -54,7 +58,8 @@ def _by_field(found: Sequence[Fault]) -> Iterator[tuple[Fault, str]]:
     """The first fault of each field, and how many more there are of it."""
     for _, group in groupby(found, lambda fault: fault.top):
         first, *more = group
-        yield first, f" (and {len(more)} more in {first.top})" if more else ""
+        count = len(more) if len(more) < LONG - 1 else "hundreds"
+        yield first, f" (and {count} more in {first.top})" if more else ""
 
 
 @rule("CFG100", "error", "a value of the wrong type", needs=("config",), breaks=fields(lora_alpha="16"))
@@ -83,11 +88,12 @@ def _truth(fault: Fault) -> str:
 
 @rule("CFG101", "error", "a word PEFT does not know", needs=("config",), breaks=fields(bias="some"))
 def unknown_word(subject: Subject) -> Iterator[Problem]:
-    """Fields of fixed choices (bias, task_type, init_lora_weights …) raise on any other word when PEFT loads them.
+    """Fields of fixed choices (bias, init_lora_weights …) raise on any other word when PEFT loads them.
 
     Fix: write one of the words listed.
     """
-    for fault, more in list(_by_field(faults_of(subject, "word")))[:MOST]:
+    found = [fault for fault in faults_of(subject, "word") if fault.top != "task_type"]
+    for fault, more in list(_by_field(found))[:MOST]:
         near = difflib.get_close_matches(str(fault.value)[:SHOWN].lower(), [w.lower() for w in fault.words], n=1)
         word = next((w for w in fault.words if near and w.lower() == near[0]), None)
         yield Problem(
@@ -106,7 +112,8 @@ def out_of_range(subject: Subject) -> Iterator[Problem]:
 
     Fix: set the number the adapter was trained with; the shapes of its tensors often tell.
     """
-    found = [f for f in faults_of(subject, "range") if f.top not in SCALES.get(subject.peft_type, ())]
+    others = PATTERNS | SCALES if subject.peft_type == "LORA" else PATTERNS
+    found = [fault for fault in faults_of(subject, "range") if fault.top not in others]
     for fault, more in list(_by_field(found))[:MOST]:
         mild = fault.top in LENIENT or ("dropout" in fault.top and fault.value < 0 and subject.peft_type not in STRICT)
         yield Problem(fault.message + more, CONFIG_NAME, fault.field, severity="warning" if mild else None)

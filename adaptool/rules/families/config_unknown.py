@@ -19,15 +19,21 @@ from adaptool.rules.subject import Subject
 MOST = 10
 """Findings of one rule about one file: more say nothing new."""
 
-MEANT = {
-    "rank": "r", "lora_r": "r", "lora_rank": "r", "dim": "r", "network_dim": "r", "alpha": "lora_alpha",
-    "network_alpha": "lora_alpha", "scaling_alpha": "lora_alpha", "dropout": "lora_dropout", "rslora": "use_rslora",
-    "dora": "use_dora", "targets": "target_modules", "lora_target": "target_modules", "modules": "target_modules",
-    "lora_target_modules": "target_modules", "base_model": "base_model_name_or_path", "version": "peft_version",
-    "model_name_or_path": "base_model_name_or_path", "base_model_name": "base_model_name_or_path",
-    "lora_bias_type": "bias", "block_size": "oft_block_size", "num_tokens": "num_virtual_tokens",
-}  # fmt: skip
-"""What other tools call a field, and what PEFT does."""
+SEARCHED = 100
+"""Unknown fields that are compared with the known ones."""
+
+MEANT = (
+    ("rank", "r"), ("lora_r", "r"), ("lora_rank", "r"), ("dim", "r"), ("network_dim", "r"), ("rank_dim", "r"),
+    ("alpha", "lora_alpha"), ("network_alpha", "lora_alpha"), ("lora_alpha", "alpha"), ("network_alpha", "alpha"),
+    ("lora_alpha", "psoft_alpha"), ("lora_alpha", "randlora_alpha"), ("dropout", "lora_dropout"),
+    ("rslora", "use_rslora"), ("dora", "use_dora"), ("targets", "target_modules"), ("lora_target", "target_modules"),
+    ("modules", "target_modules"), ("lora_target_modules", "target_modules"), ("block_size", "oft_block_size"),
+    ("base_model", "base_model_name_or_path"), ("model_name_or_path", "base_model_name_or_path"),
+    ("base_model_name", "base_model_name_or_path"), ("num_tokens", "num_virtual_tokens"),
+    ("init_weights", "init_lora_weights"), ("init_lora_weights", "init_weights"),
+    ("init_weights", "init_ia3_weights"), ("version", "peft_version"),
+)  # fmt: skip
+"""What other tools and types call a field, and what PEFT does."""
 
 TOOLS: Mapping[str, tuple[str, ...]] = {
     "unsloth": ("unsloth_fixed", "unsloth_version", "use_gradient_checkpointing", "max_seq_length", "random_state"),
@@ -37,7 +43,7 @@ TOOLS: Mapping[str, tuple[str, ...]] = {
     "vLLM": ("context_length", "vllm_lora_config", "vllm_max_position_embeddings", "vllm_lora_scaling_factor",
              "vllm_long_context_scaling_factor"),
     "LLaMA-Factory": ("finetuning_type", "pissa_init", "loraplus_lr_ratio", "additional_target"),
-    "IBM's aLoRA": ("invocation_string", "alora_invocation_string"),
+    "IBM's alora": ("invocation_string", "alora_invocation_string"),
     "kohya's scripts": ("network_module", "network_args", "conv_dim", "conv_alpha"),
 }  # fmt: skip
 """Fields other tools put beside PEFT's, and do not need there."""
@@ -52,62 +58,81 @@ def unknown_field(subject: Subject) -> Iterator[Problem]:
     Fix: correct the name, or delete the field.
     """
     known = fields_of(subject.peft_type)
-    if not known:
-        return
-    strange: list[str] = []
-    told: list[str] = []
-    for name in subject.fields:
-        if name in known or _belongs(name):
-            continue
-        meant = _meant(name, known)
-        if meant is None:
-            (told if name.startswith("_") or newer(subject) or _tool(name) else strange).append(name)
-        elif len(told) < MOST:
-            yield Problem(
-                f"{shown(name)} is no field of PEFT's; did you mean {meant}?{_instead(subject, meant)}",
-                CONFIG_NAME, name, fix=f"Rename it to {meant}.",
-            )  # fmt: skip
-    if strange:
-        yield Problem(f"{_named(strange)} PEFT does not know and drops", CONFIG_NAME, strange[0])
-    if told:
-        tool = _tool(told[0])
-        whose = "a newer PEFT's" if newer(subject) else f"of {tool}'s" if tool else "of somebody's own"
-        yield Problem(f"{_named(told)} {whose}, which PEFT drops", CONFIG_NAME, told[0], severity="info")
+    strange = [name for name in subject.fields if known and name not in known and not homes_of(name)]
+    meant = {name: field for name in strange[:SEARCHED] if (field := _meant(name, known)) is not None}
+    for name, field in list(meant.items())[:MOST]:
+        yield Problem(
+            f"PEFT drops {shown(name)}, which it does not know{_instead(subject, field)}; did you mean {field}?",
+            CONFIG_NAME, _place(name), fix=f"Rename it to {field}.",
+        )  # fmt: skip
+    rest = [name for name in strange if name not in meant]
+    others = [name for name in rest if _of(subject, name)]
+    if unknown := [name for name in rest if name not in set(others)]:
+        yield Problem(f"PEFT drops {_listed(unknown)}, which it does not know", CONFIG_NAME, _place(unknown[0]))
+    if others:
+        yield Problem(
+            f"PEFT drops {_listed(others)}: {_of(subject, others[0])}", CONFIG_NAME, _place(others[0]),
+            fix="Nothing is needed.", severity="info",
+        )  # fmt: skip
     yield from _nested(subject)
+
+
+def _of(subject: Subject, name: str) -> str:
+    """Why an unknown field is no mistake; "" where it may be one."""
+    tool = next((tool for tool, names in TOOLS.items() if name in names), None)
+    if tool is not None:
+        return f"of {tool}"
+    return "of a newer PEFT, it seems" if newer(subject) else "a note of somebody's" if name.startswith("_") else ""
 
 
 def _nested(subject: Subject) -> Iterator[Problem]:
     """Fields of a nested config that its class does not have: PEFT drops them, or raises."""
     for name, known in fields_of(subject.peft_type).items():
         inner, value = nested_class(known), subject.fields.get(name)
-        if inner is None or not isinstance(value, dict) or known.get("deprecated"):
+        if inner is None or not isinstance(value, dict) or name == "runtime_config":
             continue
         strange = [key for key in value if key not in fields_of(inner)]
         if strange:
             raises = inner == "MontecloraConfig"
             meant = _meant(strange[0], fields_of(inner))
             yield Problem(
-                f"{name} has {_named(strange)} {inner} {'raises on' if raises else 'does not have'}"
-                + (f"; did you mean {meant}?" if meant else ""),
-                CONFIG_NAME, f"{name}.{strange[0][:SHOWN]}", severity="error" if raises else None,
+                f"PEFT {'raises on' if raises else 'drops'} {_listed(strange)} in {name}"
+                + (f"; did you mean {meant}?" if meant else ", which it does not know"),
+                CONFIG_NAME, f"{name}.{_place(strange[0])}", severity="error" if raises else None,
             )  # fmt: skip
 
 
-@rule("CFG111", "warning", "a field of another PEFT type", needs=("config",), breaks=fields(delora_lambda=15))
+@rule("CFG111", "warning", "a field of another PEFT type", needs=("config",), breaks=fields(delora_lambda=16))
 def other_types_field(subject: Subject) -> Iterator[Problem]:
     """PEFT drops a field its type does not have: alpha does nothing to a LoRA, nor lora_alpha to a LoHa.
 
+    One that says what it says by default, as a config that was filled in for every type does, is only told.
+
     Fix: delete the field, or use the name that this type has for it.
     """
-    known = fields_of(subject.peft_type)
-    found = [name for name in subject.fields if known and name not in known and _belongs(name)]
-    for name in found[:MOST]:
-        homes = homes_of(name)
-        of = f"{', '.join(homes[:3])}{' and others' if len(homes) > 3 else ''}"
-        meant = _meant(name, known, cutoff=2)
-        here = f"; here it is called {meant}{_instead(subject, meant)}" if meant else ""
-        yield Problem(f"{name} is a field of {of}, and {subject.peft_type} has none{here}", CONFIG_NAME, name,
-                      severity="info" if subject.fields[name] in (None, False) or newer(subject) else None)  # fmt: skip
+    known, kind = fields_of(subject.peft_type), subject.peft_type
+    foreign = [name for name in subject.fields if known and name not in known and homes_of(name)]
+    idle = [name for name in foreign if newer(subject) or _is_default(name, subject.fields[name])]
+    telling = [name for name in foreign if name not in idle]
+    meant = {name: field for name in telling if (field := _meant(name, known, guess=False)) is not None}
+    for name, field in list(meant.items())[:MOST]:
+        yield Problem(
+            f"PEFT drops {name}, which {kind} calls {field}{_instead(subject, field)}", CONFIG_NAME, name,
+            fix=f"Rename it to {field}, or delete it.",
+        )  # fmt: skip
+    rest = [name for name in telling if name not in meant]
+    if rest:
+        homes = homes_of(rest[0])
+        of = f"of {', '.join(homes[:3])}{' and others' if len(homes) > 3 else ''}, and not of {kind}"
+        yield Problem(f"PEFT drops {_listed(rest)}: {of}", CONFIG_NAME, rest[0])
+    if idle:
+        message = f"PEFT drops {_listed(idle)}: of other types, and not of {kind}"
+        yield Problem(message, CONFIG_NAME, idle[0], fix="Nothing is needed.", severity="info")
+
+
+def _is_default(name: str, value: object) -> bool:
+    """Whether some type means nothing by this."""
+    return not value or any(default_of(home, name) == value for home in homes_of(name))
 
 
 @rule("CFG112", "info", "a field PEFT has given up", needs=("config",), breaks=fields(merge_weights=False))
@@ -119,16 +144,15 @@ def former_field(subject: Subject) -> Iterator[Problem]:
 
     Fix: nothing is needed; saving the adapter with a current PEFT leaves them out.
     """
-    for name, known in fields_of(subject.peft_type).items():
-        if name in subject.fields and known.get("deprecated"):
-            used = name == "enable_lora" and bool(subject.fields[name])
-            until = known["x-peft"].get("until", "")
-            message = f"{name} is a field of PEFT up to {until}, which newer ones ignore"
-            if used:
-                message += "; these weights are of fused projections, which they do not load"
-            yield Problem(message, CONFIG_NAME, name, severity="warning" if used else None)
-    if "runtime_config" in subject.fields and "runtime_config" in fields_of(subject.peft_type):
-        yield Problem("runtime_config is for a running model; PEFT ignores it in a file", CONFIG_NAME, "runtime_config")
+    former = {name: field["x-peft"]["until"] for name, field in fields_of(subject.peft_type).items()
+              if name in subject.fields and field.get("deprecated") and "until" in field["x-peft"]}  # fmt: skip
+    if former:
+        fused = bool(former.get("enable_lora") and subject.fields["enable_lora"])
+        listed = f"{', '.join(former)} {'is a field' if len(former) == 1 else 'are fields'}"
+        message = f"{listed} of PEFT up to {max(former.values(), key=release)}, which later ones ignore"
+        if fused:
+            message += "; enable_lora says that these weights are of fused projections, which they do not load"
+        yield Problem(message, CONFIG_NAME, next(iter(former)), severity="warning" if fused else None)
 
 
 @rule("CFG113", "info", "fields newer than the PEFT that wrote them", needs=("config",),
@@ -147,42 +171,39 @@ def anachronism(subject: Subject) -> Iterator[Problem]:
     if late:
         newest = max((known[name]["x-peft"]["since"] for name in late), key=release)
         listed = ", ".join(late[:3]) + (f" and {len(late) - 3} more" if len(late) > 3 else "")
-        yield Problem(f"peft_version is {shown(version)}, and {listed} came with PEFT {newest.removesuffix('.0')}",
+        yield Problem(f"peft_version is {shown(version)}, and {listed} came later, up to PEFT {newest}",
                       CONFIG_NAME, "peft_version")  # fmt: skip
 
 
-def _belongs(name: str) -> bool:
-    """Whether a field is another PEFT type's."""
-    return bool(homes_of(name))
-
-
-def _tool(name: str) -> str | None:
-    return next((tool for tool, names in TOOLS.items() if name in names), None)
-
-
-def _meant(name: str, known: Mapping[str, Any], cutoff: float = 0.8) -> str | None:
-    """The field that a name not among ``known`` is likely a misspelling or another tool's word of."""
-    plain = {re.sub(r"[^a-z0-9]", "", field.lower()): field for field in known}
+def _meant(name: str, known: Mapping[str, Any], *, guess: bool = True) -> str | None:
+    """The field that another name likely is a misspelling of, or another tool's or type's word for."""
     short = name[:SHOWN]
-    if (same := plain.get(re.sub(r"[^a-z0-9]", "", short.lower()))) is not None:
-        return same
-    words = {word: field for word, field in MEANT.items() if field in known}
-    words |= {"lora_alpha": "alpha"} if "alpha" in known else {}
-    if short in words:
-        return words[short]
-    near = difflib.get_close_matches(short, list(known), n=1, cutoff=cutoff) if cutoff <= 1 else []
-    return near[0] if near and not _tool(name) else None
+    same = {_plain(field): field for field in known}.get(_plain(short))
+    words = {word: field for word, field in MEANT if field in known}
+    if same or short in words:
+        return same or words[short]
+    near = difflib.get_close_matches(short, list(known), n=1, cutoff=0.8) if guess and len(name) <= SHOWN else []
+    return near[0] if near and not any(name in names for names in TOOLS.values()) else None
 
 
-def _instead(subject: Subject, meant: str) -> str:
-    """What PEFT takes for a field whose name was missed."""
-    if meant in subject.fields:
-        return f" It is there too, as {shown(subject.fields[meant])}"
-    return f" PEFT takes {meant} = {shown(default_of(subject.peft_type, meant))}"
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower()) or name
 
 
-def _named(names: Sequence[str]) -> str:
-    """``the field "a"``, or ``3 fields ("a", "b" …)``."""
+def _instead(subject: Subject, field: str) -> str:
+    """What PEFT takes for the field whose name was missed."""
+    if field in subject.fields:
+        return f" ({field} is there too, as {shown(subject.fields[field])})"
+    return f", and takes {field} as {shown(default_of(subject.peft_type, field))}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``"a"``, or ``3 fields ("a", "b" …)``."""
     if len(names) == 1:
-        return f"the field {shown(names[0])}"
+        return shown(names[0])
     return f"{len(names)} fields ({', '.join(map(shown, names[:3]))}{' …' if len(names) > 3 else ''})"
+
+
+def _place(name: str) -> str:
+    """A stranger's name as a finding's field: escaped as in JSON, and short."""
+    return shown(name).strip('"')
