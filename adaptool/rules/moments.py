@@ -89,9 +89,9 @@ class Side:
 class Pass:
     """Reads tensors one after another into the same few buffers."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, compute: NumpyCompute | None = None) -> None:
         self._store = store
-        self._compute = NumpyCompute()
+        self._compute = compute or NumpyCompute()
         self._scratch = Scratch()
 
     def tensor(self, name: str, side: Side | None = None) -> tuple[Moments, Gram | None]:

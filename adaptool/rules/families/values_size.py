@@ -21,6 +21,9 @@ from adaptool.summary.contents import place_of
 SPIKE: Mapping[Severity, float] = {"error": 1000.0, "warning": 100.0}
 """Times the median of its siblings; of 22 000 healthy tensors none reached 3 times."""
 
+FEWEST_VALUES = 16
+"""Smaller tensors (GLoRA's scalars) differ by chance."""
+
 SMALL_SPIKE = 0.05
 """A value within what trained weights have: out of line with its siblings, and not yet an error."""
 
@@ -53,6 +56,16 @@ class Sized:
     size: float
 
 
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """A tensor or an update far larger than usual."""
+
+    key: str
+    size: float
+    usual: float
+    verb: str
+
+
 @rule("VAL030", "error", "a tensor out of all proportion", needs=("adapter", "values"),
       breaks=lambda draft: _scaled(draft, 5000.0))  # fmt: skip
 def spike(subject: Subject) -> Iterator[Problem]:
@@ -62,33 +75,16 @@ def spike(subject: Subject) -> Iterator[Problem]:
 
     Fix: take an earlier checkpoint, or look at what last wrote that tensor.
     """
-    figures = subject.statistics.tensors
-    largest = [
-        Sized(saved.key.text, (saved.key.part, saved.place.name), figures[saved.key.text].absmax)
-        for saved in trained(subject)
-        if saved.key.module and figures[saved.key.text].size >= 16
-    ]
-    norms = [
-        Sized(update.b, ("ΔW", place_of(update.module).name), update.frobenius or 0.0)
-        for update in subject.statistics.updates
-    ]
-    beyond = {one.key: (one, usual, "reaches") for one, usual in _beyond_siblings(largest)}
-    # a factor that is out of proportion makes its product so
-    halves = {update.b: update.a for update in subject.statistics.updates}
-    for one, usual in _beyond_siblings(norms):
-        if one.key not in beyond and halves[one.key] not in beyond:
-            beyond[one.key] = (one, usual, "makes an update of norm")
-    found: dict[Severity, list[tuple[Sized, float, str]]] = {"error": [], "warning": []}
-    for entry in beyond.values():
-        grave = entry[0].size >= SPIKE["error"] * entry[1] and entry[0].size >= SMALL_SPIKE
-        found["error" if grave else "warning"].append(entry)
+    found: dict[Severity, list[Beyond]] = {"error": [], "warning": []}
+    for entry in _out_of_proportion(subject).values():
+        found["error" if entry.size >= max(SPIKE["error"] * entry.usual, SMALL_SPIKE) else "warning"].append(entry)
     for severity, entries in found.items():
         if entries:
-            one, usual, verb = max(entries, key=lambda entry: entry[0].size / entry[1])
+            worst = max(entries, key=lambda entry: entry.size / entry.usual)
             yield Problem(
-                f"{one.key} {verb} {one.size:.4g}, {one.size / usual:,.0f} times the {usual:.2g} of its siblings"
-                f"{and_more(entries)}",
-                subject.weights_name, tensors=tuple(entry[0].key for entry in entries), severity=severity,
+                f"{worst.key} {worst.verb} {worst.size:.4g}, {worst.size / worst.usual:,.0f} times the "
+                f"{worst.usual:.2g} of its siblings{and_more(entries)}",
+                subject.weights_name, tensors=tuple(entry.key for entry in entries), severity=severity,
             )  # fmt: skip
 
 
@@ -122,8 +118,11 @@ def absurd(subject: Subject) -> Iterator[Problem]:
          "makes an update of {:.3g} per element"),
         ("warning", rows, lambda _, size: size > LARGE_ROW, "has values of {:.4g} on average"),
     )  # fmt: skip
+    said = set(_out_of_proportion(subject))
+    said.update(update.b for update in loud if update.a in said)
     for severity, sizes, beyond, words in cases:
-        keys = tuple(key for key, size in sizes.items() if beyond(key, size))
+        keys = tuple(key for key, size in sizes.items() if key not in said and beyond(key, size))
+        said.update(keys)
         if keys:
             worst = max(keys, key=lambda key: sizes[key])
             yield Problem(
@@ -181,6 +180,27 @@ def outliers(subject: Subject) -> Iterator[Problem]:
                 f"{abs(score):.0f} deviations away{and_more(far)}",
                 subject.weights_name, tensors=tuple(key for update, _, _ in far for key in (update.a, update.b)),
             )  # fmt: skip
+
+
+def _out_of_proportion(subject: Subject) -> Mapping[str, Beyond]:
+    """By key: what is beyond its siblings; an update by the key of its B, and only where no factor explains it."""
+    return subject.once("out of proportion", lambda: _compared(subject))
+
+
+def _compared(subject: Subject) -> Mapping[str, Beyond]:
+    figures, updates = subject.statistics.tensors, subject.statistics.updates
+    largest = [
+        Sized(saved.key.text, (saved.key.part, saved.place.name), figures[saved.key.text].absmax)
+        for saved in trained(subject)
+        if saved.key.module and figures[saved.key.text].size >= FEWEST_VALUES
+    ]
+    norms = [Sized(update.b, ("ΔW", place_of(update.module).name), update.frobenius or 0.0) for update in updates]
+    halves = {update.b: update.a for update in updates}
+    found = {one.key: Beyond(one.key, one.size, usual, "reaches") for one, usual in _beyond_siblings(largest)}
+    for one, usual in _beyond_siblings(norms):
+        if one.key not in found and halves[one.key] not in found:
+            found[one.key] = Beyond(one.key, one.size, usual, "makes an update of norm")
+    return found
 
 
 def _beyond_siblings(items: Iterable[Sized]) -> Iterator[tuple[Sized, float]]:
