@@ -171,7 +171,7 @@ def test_a_pickle_becomes_safetensors(tmp_path):
     (adapter / "adapter_model.safetensors").unlink()
     report = run(fix(adapter, tmp_path / "out"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "adapter_config.json", "adapter_model.safetensors", "adaptool.json",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "adaptool.json",
     ]  # fmt: skip
     assert "adapter_model.bin" in report.left
     assert report.proof.tensors == len(draft.tensors)

@@ -57,6 +57,14 @@ NAMES = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "
          "int8": "I8", "uint8": "U8", "bool": "BOOL"}  # fmt: skip
 """safetensors' names of NumPy's types."""
 
+CARD = b"""---
+base_model: HuggingFaceTB/SmolLM2-135M-Instruct
+library_name: peft
+license: apache-2.0
+---
+# An example
+"""
+
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
@@ -70,7 +78,7 @@ class Draft:
     dtypes: dict[str, str] = field(default_factory=dict)
     """safetensors' name of a tensor's type where it is not its array's own: "BF16" of uint16, …"""
     metadata: dict[str, str] = field(default_factory=lambda: {"format": "pt"})
-    files: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=lambda: {"README.md": CARD})
     """Written last: another file beside the adapter, or in place of one of its own."""
     links: dict[str, str] = field(default_factory=dict)
     """Symbolic links, and where they point."""

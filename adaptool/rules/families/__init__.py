@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from adaptool.rules.families import (
     advice,
+    advice_folder,
     base,
     base_origin,
     base_vocabulary,
@@ -37,6 +38,7 @@ from adaptool.rules.families import (
 
 __all__ = [
     "advice",
+    "advice_folder",
     "base",
     "base_origin",
     "base_vocabulary",

@@ -21,8 +21,9 @@ from adaptool.rules.targets import missed, names, own, targets_known
 from adaptool.summary.settings import TASK_HEADS
 from adaptool.summary.unaccounted import matchless, unsaved_wholes, untrained
 
-LISTS = ("target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern",
-         "target_parameters", "feedforward_modules")  # fmt: skip
+LISTS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters",
+         "feedforward_modules")  # fmt: skip
+"""Not modules_to_save, to which PEFT itself adds a task's head again."""
 
 HIGHEST_LAYER = 10_000
 

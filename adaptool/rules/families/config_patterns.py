@@ -91,7 +91,7 @@ def too_many(subject: Subject) -> Iterator[Problem]:
 
 @rule("CFG304", "info", "targets left for PEFT to find", needs=("config",), breaks=fields(target_modules="all-linear"))
 def unexpanded(subject: Subject) -> Iterator[Problem]:
-    """ "all-linear" is replaced by names when an adapter is made; left in a saved one, PEFT asks the base it is loaded on.
+    """The word all-linear is replaced by names when an adapter is made; in a saved one, PEFT asks the base at loading.
 
     Other runtimes do not know the word, and a base with other linear layers gets other modules.
 

@@ -34,8 +34,9 @@ ABSURD_SCALE, ODD_SCALE, IDLE_SCALE = 1000.0, 256.0, 1e-5
 ABSURD_FACTOR = 1e6
 """Of a scale that no rank divides: FourierFT's are hundreds."""
 
-HEADS = ("score", "classifier", "qa_outputs", "out_proj", "dense")
-"""Layers as small as a task has classes, and those that transformers puts before them."""
+HEADS = ("score", "classifier", "qa_outputs", "gate", "router")
+SMALLEST = 8
+"""Layers with as many outputs as a task has classes, or a mixture experts: a rank above that cannot be helped."""
 
 JUMP = 100.0
 """Between the scales of two modules; ranks from 1 to 64 under one α explain less."""
@@ -181,7 +182,7 @@ def rank_beyond_layer(subject: Subject) -> Iterator[Problem]:
 
 
 def _heads(found: Sequence[LowRankModule]) -> bool:
-    return all(projection_of(module.name) in HEADS for module in found)
+    return all(projection_of(module.name) in HEADS or min(module.shape) < SMALLEST for module in found)
 
 
 @rule("CFG209", "error", "a dropout that is no share", needs=("config",), breaks=fields(lora_dropout=1.5))
