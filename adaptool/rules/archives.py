@@ -1,6 +1,6 @@
 """Archives beside an adapter: the names in them, their links, and the beginnings of their members, in bounded work.
 
-Nothing is extracted. A read larger than a megabyte, or more than sixteen inflated, is refused: a zip bomb is
+Nothing is extracted. A read larger than four megabytes, or more than sixteen inflated, is refused: a zip bomb is
 recognised by what its directory claims, never by inflating it.
 """
 
@@ -16,6 +16,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import IO, Any
 
@@ -23,11 +24,11 @@ from adaptool.errors import FormatError
 from adaptool.rules.magic import HEAD, identify
 from adaptool.tensors.files import FileHandle
 
-MEMBERS_LIMIT = 20_000
-OPENED_LIMIT = 500
+MEMBERS_LIMIT = 50_000
+OPENED_LIMIT = 1000
 """Members whose beginning is looked at."""
 
-READ_LIMIT = 1 << 20
+READ_LIMIT = 4 << 20
 INFLATED_LIMIT = 16 << 20
 
 BOMB_BYTES = 1 << 30
@@ -132,60 +133,67 @@ def inflated(handle: FileHandle, head: bytes) -> bytes | None:
 def read_archive(file: IO[bytes] | Careful, head: bytes) -> Archive:
     """The members of a zip or tar archive."""
     members: list[Member] = []
+    contents = _Contents()
     damage = ""
     found = identify(head)
     walk = _zip_members if found is not None and found.group == "zip" else _tar_members
     try:
-        members.extend(islice(walk(file), MEMBERS_LIMIT + 1))  # type: ignore[arg-type]
+        members.extend(islice(walk(file, contents), MEMBERS_LIMIT + 1))  # type: ignore[arg-type]
     except Exception as error:  # the standard library's readers raise a dozen kinds over a hostile archive
-        damage = f"it is damaged: {error}"[:200]
+        damage = f"an archive that cannot be read: {error}"[:200]
     if len(members) > MEMBERS_LIMIT:
-        damage = f"it has more than {MEMBERS_LIMIT} members"
-    return Archive(tuple(members[:MEMBERS_LIMIT]), damage)
+        damage = f"an archive of more than {MEMBERS_LIMIT} members"
+    return Archive(tuple(members[:MEMBERS_LIMIT]), damage or contents.unread)
 
 
-def _zip_members(file: IO[bytes]) -> Iterator[Member]:
+class _Contents:
+    """Reads the whole of members that may be pickles and the beginning of others, until it has read enough."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.left = INFLATED_LIMIT
+        self.unread = ""
+
+    def of(self, name: str, opener: Callable[[], IO[bytes] | None]) -> bytes:
+        self.opened += 1
+        if self.opened > OPENED_LIMIT or self.left <= 0:
+            self.unread = f"an archive of which {OPENED_LIMIT} members and {INFLATED_LIMIT} bytes were read, no more"
+            return b""
+        try:
+            with opener() or io.BytesIO() as stream:
+                pieces = [stream.read(HEAD)]
+                if pieces[0][:1] == b"\x80" or pieces[0].startswith(b"PK\3\4") or name.lower().endswith(_PICKLED):
+                    while self.left > 0 and (piece := stream.read(READ_LIMIT)):
+                        self.left -= len(piece)
+                        pieces.append(piece)
+                return b"".join(pieces)
+        except Exception as error:  # encrypted, damaged, or compressed by a method Python lacks
+            self.unread = f"a member that cannot be read: {error}"[:200]
+            return b""
+
+
+_PICKLED = (".pkl", ".pickle")
+
+
+def _zip_members(file: IO[bytes], contents: _Contents) -> Iterator[Member]:
     with zipfile.ZipFile(file) as archive:
-        for number, info in enumerate(archive.infolist()):
+        is_torch = any(name.endswith("/data.pkl") for name in archive.namelist())
+        for info in archive.infolist():
             content = b""
             is_link = stat.S_ISLNK(info.external_attr >> 16)
-            if number < OPENED_LIMIT and not info.is_dir():
-                content = _zip_content(archive, info)
+            # a storage in a file of torch.save is numbers, and there are thousands of them
+            if not info.is_dir() and not (is_torch and re.search(r"/data/\d+$", info.filename)):
+                content = contents.of(info.filename, partial(archive.open, info))
             link = content.decode("utf-8", "replace") if is_link else None
             yield Member(info.orig_filename, info.file_size, link, content=content)
 
 
-def _zip_content(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """The whole of what may be a pickle, the beginning of anything else; nothing of what cannot be read."""
-    try:
-        with archive.open(info) as stream:
-            head = stream.read(HEAD)
-            return head + (_rest(stream) if _worth_reading(info.filename, head) else b"")
-    except Exception:  # encrypted, damaged, or compressed by a method Python lacks
-        return b""
-
-
-def _tar_members(file: IO[bytes]) -> Iterator[Member]:
+def _tar_members(file: IO[bytes], contents: _Contents) -> Iterator[Member]:
     with tarfile.open(fileobj=file, mode="r:") as archive:
-        for number, info in enumerate(archive):
-            content = b""
-            if number < OPENED_LIMIT and info.isreg() and (stream := archive.extractfile(info)) is not None:
-                head = stream.read(HEAD)
-                content = head + (_rest(stream) if _worth_reading(info.name, head) else b"")
+        for info in archive:
+            content = contents.of(info.name, partial(archive.extractfile, info)) if info.isreg() else b""
             link = info.linkname if info.issym() or info.islnk() else None
             yield Member(info.name, info.size, link, info.isdev(), content)
-
-
-def _rest(stream: IO[bytes]) -> bytes:
-    """What follows, up to the limit, a little at a time."""
-    pieces: list[bytes] = []
-    while sum(map(len, pieces)) < INFLATED_LIMIT and (piece := stream.read(READ_LIMIT)):
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _worth_reading(name: str, head: bytes) -> bool:
-    return head[:1] == b"\x80" or name.lower().endswith((".pkl", ".pickle")) or head.startswith(b"PK\3\4")
 
 
 def _leaves(path: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from adaptool.tensors.allowlist import CALLABLES, ELEMENT_TYPES, STORAGE_TYPES
 from adaptool.tensors.opcodes import Source
 
-OPCODES_LIMIT = 500_000
+OPCODES_LIMIT = 400_000
 """In one file, about half a second; an optimizer's state of a thousand tensors has 40 000."""
 
 PICKLES_LIMIT = 8

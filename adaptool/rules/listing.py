@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from adaptool.errors import AdaptoolError
@@ -23,7 +23,7 @@ from adaptool.tensors.files import open_file
 if TYPE_CHECKING:
     from adaptool.rules.subject import Subject
 
-ENTRIES_LIMIT = 20_000
+ENTRIES_LIMIT = 10_000
 DEPTH_LIMIT = 8
 """Folders in folders: a Trainer's output with its checkpoints, logs and download caches has four."""
 
@@ -50,6 +50,8 @@ class Entry:
     size: int
     """Of the file, or of the file a link within the folder or its cache leads to."""
     head: bytes = b""
+    format: Format | None = None
+    """What its first bytes say it is."""
     target: str = ""
     """Of a link, as it is written."""
     goal: Goal | None = None
@@ -72,12 +74,8 @@ class Entry:
     @property
     def suffix(self) -> str:
         """``.json``, in lower case."""
-        return PurePath(self.base).suffix.lower()
-
-    @property
-    def format(self) -> Format | None:
-        """What its first bytes say it is."""
-        return identify(self.head) if self.head else None
+        stem, dot, ending = self.base.rpartition(".")
+        return f"{dot}{ending}".lower() if stem else ""
 
     @property
     def shown(self) -> str:
@@ -175,7 +173,7 @@ def _entry(path: Path, name: str, places: _Places, gaps: list[str]) -> Entry | N
         gaps.append(f"{printable(name)}: {error.strerror}")
         return None
     head = _head(path, name, gaps) if kind == "file" else b""
-    return Entry(name, path, kind, status.st_size, head)
+    return Entry(name, path, kind, status.st_size, head, identify(head))
 
 
 def _link(path: Path, name: str, places: _Places, gaps: list[str]) -> Entry:
@@ -184,7 +182,7 @@ def _link(path: Path, name: str, places: _Places, gaps: list[str]) -> Entry:
     size, head = -1, b""
     if real is not None and goal in ("inside", "cache") and stat.S_ISREG((status := real.stat()).st_mode):
         size, head = status.st_size, _head(real, name, gaps)
-    return Entry(name, path, "link", size, head, target, goal)
+    return Entry(name, path, "link", size, head, identify(head), target, goal)
 
 
 def _head(path: Path, name: str, gaps: list[str]) -> bytes:

@@ -20,8 +20,8 @@ from adaptool.tensors.sniff import sniff
 if TYPE_CHECKING:
     from adaptool.rules.subject import Subject
 
-BUDGET = 2_000_000
-"""Opcodes in all files of a folder together, about two seconds."""
+BUDGET = 1_200_000
+"""Opcodes in all files of a folder together, less than two seconds."""
 
 SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".p", ".ckpt", ".joblib", ".dill", ".dat", ".model"})
 """By which a file may be opened as a pickle, so that one without a magic number is looked at as well."""
@@ -72,6 +72,9 @@ def survey(subject: Subject) -> Survey:
     return subject.once("programs", lambda: _Surveyor().look(listing(subject).files))
 
 
+_PICKLES = ("pickle", "torch-legacy")
+
+
 class _Surveyor:
     """Looks into file after file until its budget is spent."""
 
@@ -85,7 +88,7 @@ class _Surveyor:
     def look(self, entries: tuple[Entry, ...]) -> Survey:
         # the adapter's own folder first: what lies deeper is what a spent budget leaves out
         for entry in sorted(entries, key=lambda entry: entry.name.count("/")):
-            if not entry.head:
+            if not _is_candidate(entry):
                 continue
             try:
                 handle = open_file(entry.path)
@@ -111,9 +114,8 @@ class _Surveyor:
             case "model":
                 if _LAMBDA.search(handle.read(0, min(handle.size, _KERAS_LIMIT))):
                     self.lambdas.append(entry)
-            case "":
-                named = entry.suffix in SUFFIXES or entry.suffix == PROMISED_SAFE
-                if named or (entry.head[:1] in _MAY_BEGIN and sniff(entry.path) in _PICKLES):
+            case _:
+                if _is_named(entry) or sniff(entry.path) in _PICKLES:
                     self._pickle(entry, "", Window(handle, PICKLE_LIMIT))
 
     def _pickle(self, entry: Entry, member: str, source: Window | io.BytesIO) -> None:
@@ -131,6 +133,8 @@ class _Surveyor:
         archive = read_archive(file, head)
         if not outer:
             self.archives.append((entry, archive))
+        if archive.damage:
+            self.gaps.append(f"{entry.shown}: {printable(archive.damage)}")
         for member in archive.members:
             name = f"{outer}{member.name}"
             if member.content.startswith(b"\x93NUMPY"):
@@ -161,4 +165,12 @@ class _Surveyor:
             self._pickle(entry, member or "the objects", io.BytesIO(rest))
 
 
-_PICKLES = ("pickle", "torch-legacy")
+def _is_named(entry: Entry) -> bool:
+    return entry.suffix in SUFFIXES or entry.suffix == PROMISED_SAFE
+
+
+def _is_candidate(entry: Entry) -> bool:
+    """Whether it is worth opening: most files are text, which their first byte tells."""
+    if entry.format is not None:
+        return entry.format.group in ("zip", "tar", "compressed", "numpy", "model")
+    return entry.head != b"" and (_is_named(entry) or entry.head[:1] in _MAY_BEGIN)

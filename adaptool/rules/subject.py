@@ -96,7 +96,14 @@ class Subject:
     @cached_property
     def store_opened(self) -> Outcome[Store]:
         """The tensors, none of them read."""
-        return attempt(lambda: open_weights(self.folder, self.weights_path))
+        return attempt(self._open_store)
+
+    def _open_store(self) -> Store:
+        from adaptool.rules.bounds import refuse_a_flood
+
+        if self.weights_path is not None:
+            refuse_a_flood(self.weights_path)
+        return open_weights(self.folder, self.weights_path)
 
     @cached_property
     def adapter_opened(self) -> Outcome[Adapter]:

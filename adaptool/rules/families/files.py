@@ -79,8 +79,7 @@ def foreign_name(subject: Subject) -> Iterator[Problem]:
 
     Fix: rename it if PEFT wrote it; else convert it with the tool it comes from.
     """
-    found = _foreign(subject)
-    if subject.weights_path is None and found is not None:
+    if subject.weights_path is None and (found := _foreign(subject)) is not None:
         entry, what = found
         yield Problem(f"there is no {WEIGHTS_NAME}, but {entry.shown}: {what}{_by_keys(entry)}", entry.shown)
 

@@ -129,6 +129,23 @@ def odd_entry(subject: Subject) -> Iterator[Problem]:
     yield from damaged(subject, "entry")
 
 
+@rule(
+    "FIL118",
+    "error",
+    "more tensors than any adapter has",
+    breaks=header(
+        b"{%s}" % b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % n for n in range(100_001)), b""
+    ),
+)
+def flood(subject: Subject) -> Iterator[Problem]:
+    """A header of a hundred thousand entries and more costs every program that reads it minutes and gigabytes; the
+    tensors are not looked at.
+
+    Fix: do not use the file; save the adapter again.
+    """
+    yield from damaged(subject, "too-many-tensors")
+
+
 @rule("FIL120", "error", "a data type that does not exist", breaks=header({"a": entry("F33")}))
 def unknown_type(subject: Subject) -> Iterator[Problem]:
     """The format names its types (F32, BF16, F8_E4M3, …); of an unknown one the size of an element is unknown.
@@ -239,7 +256,7 @@ def _oddity(name: str) -> str:
 SAID = frozenset(
     {"lfs-pointer", "page", "other-format", "too-short", "zeros", "no-tensors", "header-length", "header-limit",
      "not-json", "not-an-object", "duplicate-key", "too-deep", "metadata", "entry", "unknown-type",
-     "impossible-numbers", "overflow", "range", "overlap", "hole", "trailing", "polyglot", "truncated"}
+     "impossible-numbers", "overflow", "range", "overlap", "hole", "too-many-tensors", "trailing", "polyglot", "truncated"}
 )  # fmt: skip
 """The words that have a rule."""
 
