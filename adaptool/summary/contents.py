@@ -16,7 +16,9 @@ from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.config import AdapterConfig
 from adaptool.adapters.factors import Factors
-from adaptool.adapters.names import FULL, Key, parse, projection_of
+from adaptool.adapters.names import FULL, PREFIX, SHARED_PREFIX, Key, parse, projection_of
+from adaptool.adapters.tuners.full import name_ends_with as name_ends_with
+from adaptool.adapters.tuners.full import saved_whole as saved_whole
 from adaptool.adapters.tuners.lora import block_counts as bdlora_blocks
 from adaptool.adapters.tuners.sites import PARAMETER_ORDER
 from adaptool.adapters.tuners.unmergeable import PROMPTS
@@ -119,13 +121,19 @@ def saved_tensors(adapter: Adapter) -> tuple[Saved, ...]:
     """Every saved tensor with its role, in saved order."""
     config = adapter.config
     lora = config.peft_type == "LORA"
-    keys = adapter.keys if lora else tuple(parse(text, ANY_PART) for text in adapter.store)
+    keys = adapter.keys if lora else tuple(_parsed(text, config) for text in adapter.store)
     names = {key.module for key in keys if key.part == FULL}
     return tuple(
         Saved(key, "carried" if _is_second_copy(key, names) else _role(key, config, info), info)
         for key in keys
         for info in (adapter.store[key.text],)
     )
+
+
+def _parsed(text: str, config: AdapterConfig) -> Key:
+    """A saved key of another type than LoRA. Prompts wrap no module, so a whole one has one prefix less."""
+    whole = config.peft_type in PROMPTS and text.startswith(SHARED_PREFIX) and not text.startswith(PREFIX)
+    return Key(text, text.removeprefix(SHARED_PREFIX), FULL) if whole else parse(text, ANY_PART)
 
 
 def _is_second_copy(key: Key, names: set[str]) -> bool:
@@ -170,17 +178,6 @@ def _full_role(parameter: str, config: AdapterConfig) -> Role:
     if all_biases or (leaf == "bias" and config.fields.get("bias", "none") != "none"):
         return "unfrozen"
     return "carried" if leaf == "weight" and projection_of(module) in (*EMBEDDINGS, *HEADS) else "undeclared"
-
-
-def saved_whole(parameter: str, config: AdapterConfig) -> bool:
-    """Whether ``modules_to_save`` takes a parameter: PEFT wraps every module whose name *ends with* an entry."""
-    return any(name_ends_with(parameter.rpartition(".")[0], name) for name in config.names("modules_to_save"))
-
-
-def name_ends_with(module: str, ending: str) -> bool:
-    """Whether a module or one it lies in ends with ``ending``, as a plain string."""
-    segments = module.split(".")
-    return any(".".join(segments[: i + 1]).endswith(ending) for i in range(len(segments)))
 
 
 def low_rank_modules(adapter: Adapter) -> Iterator[LowRankModule]:

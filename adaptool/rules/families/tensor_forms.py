@@ -24,10 +24,6 @@ SHIRA = {"shira_weight": (256,), "shira_indices": (2, 256)}
 MASKS = {f"model.layers.{layer}.self_attn.q_proj.lora_E": [True, True, False, False] for layer in range(2)}
 loha = remade("LOHA", LOHA, r=4, alpha=8)
 
-OLDER = {"bone_block": "BONE was removed in PEFT 0.19: load it with PEFT 0.18, or train a MiSS adapter",
-         "oft_r": "PEFT from 0.15 on has another OFT: load it with PEFT 0.14 or older, or train it again"}  # fmt: skip
-"""Parts that only an older PEFT loads, and the way out."""
-
 
 def examined(subject: Subject) -> Examination | None:
     """The adapter laid on the form of its type, once; None for LoRA and for types nothing here knows."""
@@ -182,16 +178,16 @@ def other_dtype(subject: Subject) -> Iterator[Problem]:
     yield from problems(subject, "type")
 
 
-@rule("TEN209", "info", "only an older PEFT loads this", needs=("adapter",),
-      breaks=remade("BONE", {"bone_block": (8, 64)}, r=8, init_weights=True))  # fmt: skip
-def older_type(subject: Subject) -> Iterator[Problem]:
-    """PEFT has dropped a type and changed another since: what they saved is sound, and today's PEFT refuses it.
+@rule("TEN209", "warning", "OFT as only PEFT up to 0.15 loads it", needs=("adapter",),
+      breaks=remade("OFT", {"oft_r": (4, 16, 16), "oft_s": (64, 1)}, r=4, oft_block_size=0))  # fmt: skip
+def older_oft(subject: Subject) -> Iterator[Problem]:
+    """From 0.16 on PEFT builds another OFT (oft_R.weight) and passes over oft_r: then nothing is adapted.
 
-    Fix: load it with the PEFT that saved it, or train it again.
+    Fix: load it with PEFT 0.15, or train it again.
     """
     found = examined(subject)
-    for part, fix in OLDER.items() if found else ():
-        keys = tuple(r.owner.parts[part].name for r in found.modules if part in r.owner.parts) if found else ()
-        if keys:
-            yield Problem(f"{len(keys)} modules have {part}, which today's PEFT does not load", subject.weights_name,
-                          tensors=keys, fix=fix)  # fmt: skip
+    old = [reading.owner for reading in found.modules if "oft_r" in reading.owner.parts] if found else []
+    if old and "oft_block_size" in subject.fields:  # without it PEFT refuses the config, which has a rule of its own
+        keys = tuple(owner.parts["oft_r"].name for owner in old)
+        yield Problem(f"{len(old)} modules have oft_r, which PEFT from 0.16 on passes over", subject.weights_name,
+                      tensors=keys)  # fmt: skip

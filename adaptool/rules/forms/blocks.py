@@ -55,7 +55,7 @@ ROAD_ANGLES = {"road_1": (1, 2), "road_2": (1, 1), "road_4": (2, 1)}
 
 
 OFT_PARTS = {"oft_R.weight": "elements", "oft_embedding_R.weight": "elements", "oft_r": "b b"}
-"""oft_r, and oft_s beside it: as PEFT up to 0.14 saved them, which later ones cannot load."""
+"""oft_r, and oft_s beside it: as PEFT up to 0.15 saved them, which later ones pass over."""
 
 
 def _road_slot(variant: str) -> Choice:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import isqrt
 from typing import TYPE_CHECKING, Any
 
-from adaptool.rules.forms.matching import Fault
+from adaptool.rules.forms.matching import Fault, Reading
 from adaptool.rules.forms.sizes import patterned, whole
 
 if TYPE_CHECKING:
@@ -58,25 +59,60 @@ def adamss_subspaces(found: Examination) -> Iterator[Fault]:
             yield reading.fault("size", text, *reading.owner.parts, field="subspace_rank")
 
 
-def lokr_wholes(found: Examination) -> Iterator[Fault]:
-    """A factor is saved whole where the rank is at least half its larger side, else as a product."""
+LARGEST = 1 << 24
+"""Beyond this no layer has features, and their factors are not searched."""
+
+
+def factorization(size: int, factor: int) -> tuple[int, int]:
+    """How LoKr splits a dimension: by ``factor`` where that divides it, else as evenly as goes with no more than it."""
+    if factor > 0 and size % factor == 0:
+        return factor, size // factor
+    most = min(isqrt(size), size if factor == -1 else factor)
+    first = next((divisor for divisor in range(most, 1, -1) if size % divisor == 0), 1)
+    return first, size // first
+
+
+def lokr_factors(found: Examination) -> Iterator[Fault]:
+    """Both dimensions are split as decompose_factor says, and a factor whose rank suffices for it is saved whole."""
+    factor = found.config.fields.get("decompose_factor", -1)
     for reading in found.modules:
-        sizes, parts = reading.sizes, reading.owner.parts
-        expected = patterned("r", 8, "rank_pattern")(found.config, reading.owner.name, sizes)
-        both = found.config.fields.get("decompose_both")
-        for factor, sides, cut in (("lokr_w1", "ac", both), ("lokr_w2", "bd", True)):
-            if reading.faults or expected is None or not all(side in sizes for side in sides):
+        if reading.faults:
+            continue
+        for side, one, two in (("rows", "a", "b"), ("columns", "c", "d")):
+            first, second = reading.sizes.get(one, 0), reading.sizes.get(two, 0)
+            if type(factor) is not int or not 0 < first * second <= LARGEST:
                 continue
-            larger = max(sizes[side] for side in sides)
-            least = (larger + 1) // 2
-            saved_whole, should = factor in parts, not cut or any(map(expected.accepts, range(least, larger + 1)))
-            too_high = not any(map(expected.accepts, range(larger + 1)))  # a rank beyond both sides is whole too
-            if saved_whole and not should and not too_high:
-                text = f"{factor} is whole, and the config says {expected.text}, which makes it a product"
-                yield reading.fault("size", text, factor, group=f"whole {factor}", field="r")
-            elif not saved_whole and (should or too_high):
-                text = f"{factor} is a product, and the config says {expected.text}, which makes it whole"
-                yield reading.fault("size", text, f"{factor}_a", f"{factor}_b", group=f"product {factor}", field="r")
+            if (wanted := factorization(first * second, factor)) != (first, second):
+                text = f"its factors split {first * second} {side} as {first} × {second}, where decompose_factor = "
+                text += f"{factor} makes it {wanted[0]} × {wanted[1]}"
+                yield reading.fault("shape", text, *reading.owner.parts, group=f"split of {side}")
+        yield from _lokr_wholes(found, reading)
+
+
+def _lokr_wholes(found: Examination, reading: Reading) -> Iterator[Fault]:
+    """A factor is whole where the rank is at least half its larger side; the first one is, but for decompose_both."""
+    sizes, fields = reading.sizes, found.config.fields
+    rank = patterned("r", 8, "rank_pattern")(found.config, reading.owner.name, sizes)
+    for name, sides, cut in (("lokr_w1", "ac", fields.get("decompose_both")), ("lokr_w2", "bd", True)):
+        if rank is None or not all(side in sizes for side in sides):
+            continue
+        least = (max(sizes[side] for side in sides) + 1) // 2
+        should = not cut or not any(map(rank.accepts, range(min(least, LARGEST))))
+        if (name in reading.owner.parts) != should:
+            have, want = ("a product", "whole") if should else ("whole", "a product")
+            text = f"{name} is {have}, and the config says {rank.text}, which makes it {want}"
+            keys = (name, f"{name}_a", f"{name}_b")
+            yield reading.fault("size", text, *keys, group=f"{have} {name}", field="r")
+
+
+def peanut_depth(found: Examination) -> Iterator[Fault]:
+    """As many encoders as depth says, and as many decoders."""
+    depth = whole(found.config.fields.get("depth", 0))
+    for reading in found.modules:
+        inner = sum(part.startswith("peanut_encoders.") for part in reading.owner.parts)
+        if depth is not None and inner != depth and not reading.faults:
+            text = f"it has {inner} encoders, and the config says depth = {depth}"
+            yield reading.fault("size", text, *reading.owner.parts, field="depth")
 
 
 def category_of(module: str) -> str:
@@ -113,7 +149,7 @@ def tinylora_groups(found: Examination) -> Iterator[Fault]:
     if isinstance(tying, bool) or not isinstance(tying, int | float) or not 0 <= tying <= 1 or not found.modules:
         return
     groups = max(1, round(len(found.modules) * (1 - tying)))
-    if vectors and vectors > groups:
+    if vectors and vectors != groups:
         text = f"{vectors} vectors tinylora_v are saved, for {groups} groups of modules"
         yield found.shared.fault("size", text, *found.shared.owner.parts, field="weight_tying")
 

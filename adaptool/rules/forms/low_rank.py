@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import ceil
 
-from adaptool.rules.forms.checks import adalora_masks, adamss_subspaces, lokr_wholes
+from adaptool.rules.forms.checks import adalora_masks, adamss_subspaces, lokr_factors, peanut_depth
 from adaptool.rules.forms.grammar import Choice, Form, Relation, always, at_least_if, one_of, only_if, optional
 from adaptool.rules.forms.sizes import any_of, capped, choice_of, flag, number, patterned, product, unless
 
@@ -106,14 +106,14 @@ LOW_RANK: Mapping[str, Form] = {
         ),
         derived={"columns": lambda s: s["d"] * s.get("kh", 1) * s.get("kw", 1),
                  "out": lambda s: s["a"] * s["b"], "in": lambda s: s["c"] * s["columns"]},
-        sizes={"r": patterned("r", 8, "rank_pattern")}, words=RANK, check=lokr_wholes,
+        sizes={"r": patterned("r", 8, "rank_pattern")}, words=RANK, check=lokr_factors,
     ),
     "PEANUT": Form(
         slots=(
             always({"peanut_A.weight": "r out", "peanut_B.weight": "out r"}),
             only_if(flag("depth"), {"peanut_encoders.#.weight": "r r", "peanut_decoders.#.weight": "r r"}),
         ),
-        sizes={"r": number("r", 32)}, words=RANK,
+        sizes={"r": number("r", 32)}, words=RANK, check=peanut_depth,
     ),
     "POLY": Form(
         slots=(always({"poly_lora_A": "splits skills in_split r", "poly_lora_B": "splits skills r out_split",

@@ -33,7 +33,7 @@ def capped(name: str, default: int, *by: str) -> Size:
 
     def size(config: AdapterConfig, module: str, sizes: Sizes) -> Expected | None:
         most = whole(config.fields.get(name, default))
-        return None if most is None else exactly(name, min(most, *(sizes[axis] for axis in by if axis in sizes)))
+        return None if most is None else exactly(name, min([most, *(sizes[axis] for axis in by if axis in sizes)]))
 
     return size
 
