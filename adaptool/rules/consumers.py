@@ -87,6 +87,11 @@ class Wrapped:
         return self.a.shape[0] if self.a is not None and self.a.shape else 0
 
     @property
+    def own_rank(self) -> int:
+        """The rank of one matrix, by which runtimes that look at the tensors divide."""
+        return self.rank if self.name != self.module or not self.rows else self.rows
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """Its factors as they are saved."""
         return tuple(info.name for info in (self.a, self.b) if info is not None)
@@ -185,9 +190,11 @@ def beside_factors(subject: Subject) -> tuple[Saved, ...]:
 
 
 def _is_copy(saved: Saved) -> bool:
-    if saved.role != "carried":
-        return False
-    return saved.key.part != FULL or any(word in saved.key.text for word in (".original_module.", ".modules_to_save."))
+    if saved.key.part != FULL:
+        return saved.key.part.endswith("base_layer.weight")
+    return saved.role == "carried" and any(
+        word in saved.key.text for word in (".original_module.", ".modules_to_save.")
+    )
 
 
 def left_out(subject: Subject, consumer: str, tensors: Sequence[Saved], does: str) -> Iterator[Problem]:

@@ -14,12 +14,12 @@ from typing import Any
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import EMBEDDINGS, HEADS
-from adaptool.adapters.config import AdapterConfig, matches
+from adaptool.adapters.config import AdapterConfig, matches, matches_whole
 from adaptool.adapters.names import PREFIX, projection_of
 from adaptool.adapters.tuners.lora import block_counts as bdlora_blocks
 from adaptool.adapters.tuners.sites import PARAMETER_ORDER
 from adaptool.archs.shapes import Module, Shape, model_modules
-from adaptool.errors import NotFoundError, UnsupportedError
+from adaptool.errors import FormatError, NotFoundError, UnsupportedError
 from adaptool.summary.contents import name_ends_with
 from adaptool.summary.settings import TASK_HEADS
 from adaptool.tensors.dtypes import F32, Array, DType
@@ -83,6 +83,7 @@ def expected_adapter(config: AdapterConfig, base_config: Mapping[str, Any], path
         raise UnsupportedError(f"what {config.peft_type} trains cannot be told from its config alone")
     if config.fields.get("layer_replication"):
         raise UnsupportedError("layer_replication makes a deeper model than the base's config describes")
+    _require_names(config)
     trained = trained_config(base_config, config)
     # a tied head is a module all the same, which an adapter may wrap
     modules, counted = model_modules({**trained, "tie_word_embeddings": False}), model_modules(trained)
@@ -95,10 +96,22 @@ def expected_adapter(config: AdapterConfig, base_config: Mapping[str, Any], path
     factors = dict(shape for module in wrapped for shape in _factors(module, config))
     factors |= dict(_parameter_factors(modules, config))
     if not factors:
-        raise UnsupportedError(f"target_modules matches no module of {_described(base_config)}")
+        raise UnsupportedError(
+            f"target_modules matches no module of {_described(base_config)}", defect="matches-nothing"
+        )
     shapes = factors | dict(_beside(modules, wrapped, config))
     whole = AdapterConfig({**config.fields, "modules_to_save": list(kept_whole(config)) or None}, config.where)
     return Adapter(path, whole, shapes_store({PREFIX + key: shape for key, shape in shapes.items()}, str(path)))
+
+
+def _require_names(config: AdapterConfig) -> None:
+    """Raise FormatError where a field that selects modules or tokens holds neither names nor numbers of tokens."""
+    for field in ("target_modules", "exclude_modules", "target_parameters"):
+        config.names(field)
+    tokens = config.fields.get("trainable_token_indices") or []
+    lists = list(tokens.values()) if isinstance(tokens, dict) else [tokens]
+    if not all(isinstance(rows, list) for rows in lists):
+        raise FormatError(f"{config.where}: trainable_token_indices must be a list, or map names to lists")
 
 
 def trained_config(
@@ -161,7 +174,7 @@ def _refuse_fused_experts(modules: tuple[Module, ...], config: AdapterConfig) ->
 def named_by(module: str, names: str | list[str], config: AdapterConfig) -> bool:
     """Whether a pattern is the module's whole name, or a list has it or an ending of it after a dot."""
     if isinstance(names, str):
-        return matches(rf"(?:{names})\Z", module, config.where)
+        return matches_whole(names, module, config.where)
     return any(module == name or module.endswith(f".{name}") for name in names)
 
 

@@ -107,7 +107,7 @@ def scale(subject: Subject) -> Iterator[Problem]:
     if not is_lora(subject):
         return
     alpha = subject.config.alpha
-    yield from wrong_scale(subject, "llama.cpp", lambda one: alpha / (one.rows or one.rank) if alpha else 1.0)
+    yield from wrong_scale(subject, "llama.cpp", lambda one: alpha / one.own_rank if alpha else 1.0)
 
 
 @rule("LCP006", "error", "an output head tied to the embedding", needs=("adapter", "base"), consumer="llama.cpp",

@@ -121,7 +121,7 @@ def scale(subject: Subject) -> Iterator[Problem]:
         return
     written = subject.fields.get("lora_alpha")
     given = subject.config.alpha if written is not None else 0
-    yield from wrong_scale(subject, "ollama", lambda one: given / (one.rows or one.rank) if given else 1.0)
+    yield from wrong_scale(subject, "ollama", lambda one: given / one.own_rank if given else 1.0)
 
 
 @rule("OLL006", "error", "DoRA, which Ollama does not have", needs=("config",), consumer="ollama",

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import EMBEDDINGS, HEADS
-from adaptool.adapters.names import projection_of
+from adaptool.adapters.names import PREFIX, projection_of
 from adaptool.errors import UnsupportedError
 from adaptool.rules.consumers import and_more, is_lora, wrapped
 from adaptool.rules.draft import fields
 from adaptool.rules.families.consumers.mutations import renamed, with_tensor
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule
-from adaptool.rules.subject import Subject
-from adaptool.summary.contents import orphans
+from adaptool.rules.subject import Outcome, Subject, attempt
+from adaptool.summary.contents import orphans, saved_whole
 from adaptool.tensors.store import Store
 
 CONFIG = "adapter_config.json"
@@ -22,8 +23,8 @@ CONFIG = "adapter_config.json"
 INITS = ("gaussian", "orthogonal", "eva", "olora", "pissa", "loftq", "lora_ga", "mica")
 TASKS = ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 
-SAMPLED = ("lora_", "trainable_tokens_delta")
-"""What a missing key must hold for PEFT to name it."""
+OWN = ("lora_", "trainable_tokens_delta")
+"""What PEFT's own parameters of a LoRA are called."""
 
 
 @rule("PFT004", "error", "a config that PEFT 0.21 raises on", needs=("config",), consumer="peft",
@@ -97,6 +98,10 @@ def keys(subject: Subject) -> Iterator[Problem]:
     if not is_lora(subject):
         return
     expected = _expected(subject)
+    if _matches_nothing(subject):
+        message = "target_modules (less exclude_modules) names no module of the base, and PEFT raises"
+        yield Problem(message, CONFIG, "target_modules")
+        return
     missing = _missing(subject, expected)
     if missing:
         message = f"PEFT looks for {missing[0]}{and_more(missing, 'keys')}, which is not there, and goes on without"
@@ -117,19 +122,28 @@ def _expected(subject: Subject) -> Store | None:
         return None
     base = subject.base.config
 
-    def work() -> Store | None:
-        try:
-            return expected_adapter(subject.config, base, subject.folder).store
-        except UnsupportedError:
-            return None
+    found: Outcome[Adapter] = subject.once(
+        "expected by peft", lambda: attempt(lambda: expected_adapter(subject.config, base, subject.folder))
+    )
+    if found.error is not None and not isinstance(found.error, UnsupportedError):
+        raise found.error
+    return found.value.store if found.value is not None else None
 
-    return subject.once("expected by peft", work)
+
+def _matches_nothing(subject: Subject) -> bool:
+    found = subject.facts.get("expected by peft")
+    return found is not None and found.error is not None and found.error.defect == "matches-nothing"
 
 
 def _missing(subject: Subject, expected: Store | None) -> tuple[str, ...]:
     if expected is not None:
-        return tuple(key for key in expected if key not in subject.store and any(part in key for part in SAMPLED))
+        return tuple(key for key in expected if key not in subject.store and _looked_for(key, subject))
     return (*_halves(subject), *_parts(subject))
+
+
+def _looked_for(key: str, subject: Subject) -> bool:
+    """PEFT warns of its own parameters, and raises KeyError for a module to be saved whole; biases it does not miss."""
+    return any(part in key for part in OWN) or saved_whole(key.removeprefix(PREFIX), subject.config)
 
 
 def _halves(subject: Subject) -> Iterator[str]:
@@ -174,7 +188,7 @@ def shapes(subject: Subject) -> Iterator[Problem]:
             wanted.setdefault(key, subject.model.store[name].shape)
     for key, info in subject.store.infos.items():
         shape = wanted.get(key, info.shape)
-        if shape != info.shape and not isinstance(subject.fields.get("use_bdlora"), dict):
+        if shape != info.shape:
             message = f"{key} is {list(info.shape)}, and PEFT's is {list(shape)}"
             grown: Severity | None = "warning" if _is_vocabulary(key) else None
             yield Problem(message, subject.weights_name, tensors=(key,), severity=grown)

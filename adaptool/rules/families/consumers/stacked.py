@@ -29,8 +29,8 @@ def stacks(subject: Subject, served: Served) -> dict[tuple[str, str], dict[int, 
     found: dict[tuple[str, str], dict[int, Wrapped]] = {}
     for one in wrapped(subject):
         place = place_of(one.module)
-        if served(one) and place.layer is not None:
-            found.setdefault((place.stack, place.name), {})[place.layer] = one
+        if served(one):  # an output head is a stack of one
+            found.setdefault((place.stack, place.name), {})[place.layer or 0] = one
     return found
 
 
@@ -53,7 +53,7 @@ def _missing(
     from adaptool.summary.coverage import layers_of
 
     seen = max(max(other) for (name, _), other in found.items() if name == stack) + 1
-    known = layers_of(subject.base, stack) if subject.base is not None else None
+    known = layers_of(subject.base, stack) if subject.base is not None and stack else None
     count = min(max(seen, known or 0), 10_000)
     return [layer for layer in range(count) if layer not in layers]
 

@@ -128,14 +128,11 @@ def scale(subject: Subject) -> Iterator[Problem]:
 
     Fix: adaptool validate ADAPTER --for tensorrt-llm --fix --out FIXED multiplies each scale into lora_B, exactly.
     """
-    alpha, root = subject.config.fields.get("lora_alpha", 8), subject.fields.get("use_rslora")
-
-    def there(one: Wrapped) -> float:
-        rank = one.rank if one.name != one.module or not one.rows else one.rows
-        return float(alpha) / (rank**0.5 if root else rank)
-
-    if is_lora(subject) and isinstance(alpha, int | float):
-        yield from wrong_scale(subject, "tensorrt-llm", there)
+    if is_lora(subject):
+        alpha, root = subject.config.alpha, subject.config.flag("use_rslora")
+        yield from wrong_scale(
+            subject, "tensorrt-llm", lambda one: alpha / (one.own_rank**0.5 if root else one.own_rank)
+        )
 
 
 @rule("TRT006", "error", "a head or an embedding that is passed over", needs=("adapter",), consumer="tensorrt-llm",

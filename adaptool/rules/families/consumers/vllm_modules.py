@@ -46,12 +46,14 @@ def foreign_keys(subject: Subject) -> Iterator[Problem]:
         return
     heads = subject.config.names("modules_to_save")
     tensors = [saved for saved in beside_factors(subject) if _foreign(saved, heads)]
-    copies = [s for s in subject.saved if s.role == "carried" and s not in tensors and not _skipped(s)]
-    yield from left_out(subject, "vllm", [*tensors, *copies], "refuses an adapter with this tensor")
+    tensors += [saved for saved in subject.saved if _unskipped_copy(saved)]
+    yield from left_out(subject, "vllm", tensors, "refuses an adapter with this tensor")
 
 
-def _skipped(saved: Saved) -> bool:
-    return saved.key.text.endswith((".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight"))
+def _unskipped_copy(saved: Saved) -> bool:
+    """The base's own embedding, saved along: vLLM skips it under two names."""
+    skipped = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
+    return saved.key.part.endswith("base_layer.weight") and not saved.key.text.endswith(skipped)
 
 
 @rule("VLM009", "error", "an embedding's LoRA of another vocabulary", needs=("adapter", "base"), consumer="vllm",
