@@ -26,7 +26,7 @@ Kind = Literal["type", "word", "range"]
 NAME = "adapter_config.json"
 
 LONG = 500
-"""Items of a list or object looked at one by one, and faults told of a field; a hostile config has a million."""
+"""Items of a list or object that are looked at one by one; a hostile config has a million."""
 
 WANTED = {
     "integer": ("a whole number", "whole numbers"), "number": ("a number", "numbers"), "string": ("text", "texts"),
@@ -127,8 +127,17 @@ def faults(peft_type: str, config: Mapping[str, Any]) -> Iterator[Fault]:
     for name, value in config.items():
         if name == "peft_type" or name not in known:
             continue
-        errors = islice(validator.evolve(schema=known[name]).iter_errors(_thinned(value)), LONG)
-        yield from (fault for error in errors if (fault := _fault(name, known[name], error)) is not None)
+        errors = islice(validator.evolve(schema=known[name]).iter_errors(_thinned(value)), 4 * LONG)
+        told: dict[str, Fault] = {}
+        for error in sorted(errors, key=_in_order):
+            if (fault := _fault(name, known[name], error)) is not None:
+                told.setdefault(fault.field, fault)  # null for a word is of the wrong type, and none of the words
+        yield from told.values()
+
+
+def _in_order(error: Any) -> list[str]:
+    """jsonschema takes the keys of an object in any order."""
+    return [str(step).zfill(9) for step in error.absolute_path]
 
 
 def _thinned(value: Any) -> Any:

@@ -48,6 +48,8 @@ TOOLS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Fields other tools put beside PEFT's, and do not need there."""
 
+TOOL_OF = {name: tool for tool, names in TOOLS.items() for name in names}
+
 
 @rule("CFG110", "warning", "a field PEFT does not have", needs=("config",), breaks=fields(lora_aplha=32))
 def unknown_field(subject: Subject) -> Iterator[Problem]:
@@ -66,23 +68,23 @@ def unknown_field(subject: Subject) -> Iterator[Problem]:
             CONFIG_NAME, _place(name), fix=f"Rename it to {field}.",
         )  # fmt: skip
     rest = [name for name in strange if name not in meant]
-    others = [name for name in rest if _of(subject, name)]
-    if unknown := [name for name in rest if name not in set(others)]:
+    later = newer(subject)
+    others = [name for name in rest if _of(name, later)]
+    if unknown := [name for name in rest if not _of(name, later)]:
         yield Problem(f"PEFT drops {_listed(unknown)}, which it does not know", CONFIG_NAME, _place(unknown[0]))
     if others:
         yield Problem(
-            f"PEFT drops {_listed(others)}: {_of(subject, others[0])}", CONFIG_NAME, _place(others[0]),
+            f"PEFT drops {_listed(others)}: {_of(others[0], later)}", CONFIG_NAME, _place(others[0]),
             fix="Nothing is needed.", severity="info",
         )  # fmt: skip
     yield from _nested(subject)
 
 
-def _of(subject: Subject, name: str) -> str:
+def _of(name: str, later: bool) -> str:
     """Why an unknown field is no mistake; "" where it may be one."""
-    tool = next((tool for tool, names in TOOLS.items() if name in names), None)
-    if tool is not None:
-        return f"of {tool}"
-    return "of a newer PEFT, it seems" if newer(subject) else "a note of somebody's" if name.startswith("_") else ""
+    if name in TOOL_OF:
+        return f"of {TOOL_OF[name]}"
+    return "of a newer PEFT, it seems" if later else "a note of somebody's" if name.startswith("_") else ""
 
 
 def _nested(subject: Subject) -> Iterator[Problem]:
@@ -183,7 +185,7 @@ def _meant(name: str, known: Mapping[str, Any], *, guess: bool = True) -> str | 
     if same or short in words:
         return same or words[short]
     near = difflib.get_close_matches(short, list(known), n=1, cutoff=0.8) if guess and len(name) <= SHOWN else []
-    return near[0] if near and not any(name in names for names in TOOLS.values()) else None
+    return near[0] if near and name not in TOOL_OF else None
 
 
 def _plain(name: str) -> str:
