@@ -86,19 +86,20 @@ def zip_in_a_tensor(draft: Draft) -> None:
     draft.tensors["z.weight"] = np.frombuffer(zipped({"evil.py": b"import os"}), np.uint8)
 
 
-def bomb_length(draft: Draft) -> None:
-    padding = b" " * (0x04034B50 - 2)
-    draft.files[WEIGHTS] = struct.pack("<Q", 0x04034B50) + b"{}" + padding
-
-
-def pickle_before_header(draft: Draft) -> None:
-    """A length whose first byte begins a pickle that skips, string by string, into __metadata__'s opcodes."""
-    skipped = 0x20  # SHORT_BINSTRING of 32 bytes reaches into the header
-    text = b'{"__metadata__":{"a":"' + b"x" * (skipped - 6 - 22) + b"0cos\nsystem\n(tR."
-    body = text.replace(b"\n", b"\\n")
-    raw = body + b'"}, "a":' + json.dumps(entry()).encode() + b"}"
-    raw += b" " * ((skipped << 8 | ord("U")) - len(raw))
-    draft.files[WEIGHTS] = framed(raw, bytes(16))
+def pickle_in_safetensors(draft: Draft) -> None:
+    """A length that reads "U", a string to skip; more of them through the header; and the payload is a tensor."""
+    header = json.dumps({"__metadata__": {"a": "0U~" + "x" * 126}}).encode()[:-3]  # the text begins at byte 23
+    skip = 6 + header.index(b"0U~")
+    length = skip << 8 | ord("U")
+    tail = b'"}, "a.weight": {"dtype": "U8", "shape": [%4d], "data_offsets": [0, %4d]}}' % (200, 200)
+    text = header.ljust(length - len(tail), b"x")
+    chained = bytearray(text + tail)
+    at = header.index(b"0U~")
+    while at + 129 < len(text):  # POP, then skip 126 bytes
+        chained[at : at + 3] = b"0U~"
+        at += 129
+    chained[at : at + 3] = b"0U" + bytes([len(chained) - at - 3])
+    draft.files[WEIGHTS] = framed(bytes(chained), (b"0" + SYSTEM[2:]).ljust(200, b"x"))
 
 
 def tarred(*members: tarfile.TarInfo, contents: bytes = b"", mode: str = "w") -> bytes:
@@ -198,6 +199,7 @@ HOSTILE: dict[str, tuple[Mutation, str]] = {
     "polyglot: an ELF in a hole": (header({"a": entry(offsets=[64, 80])}, b"\x7fELF" + bytes(76)), "FIL133"),
     "polyglot: a pickle appended": (appended(SYSTEM), "FIL133"),
     "polyglot: a zip that is a tensor": (zip_in_a_tensor, "FIL133"),
+    "polyglot: a pickle from the first byte": (pickle_in_safetensors, "FIL133"),
     "truncated: in the tensors": (cut(0.5), "FIL134"),
     "truncated: by one byte": (lambda d: d.files.update({WEIGHTS: d.weights()[:-1]}), "FIL134"),
     "truncated: no data": (header({"a": A}, b""), "FIL134"),
@@ -527,6 +529,9 @@ def test_an_archive_is_not_inflated(tmp_path):
 
 
 TRUSTED = {
+    "joblib.numpy_pickle.NumpyArrayWrapper": "state", "pandas.core.frame.DataFrame": "state",
+    "torch.utils.data.dataset.Subset": "state", "torch.distributed.checkpoint.metadata.Metadata": "state",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler": "state", "dill._dill._create_function": "danger",
     "torch._utils._rebuild_tensor_v2": "tensors", "collections.OrderedDict": "tensors", "builtins.set": "tensors",
     "numpy._core.multiarray._reconstruct": "tensors", "transformers.training_args.TrainingArguments": "state",
     "__main__.ScriptArguments": "state", "trl.trainer.sft_config.SFTConfig": "state", "pathlib.PosixPath": "state",

@@ -64,11 +64,12 @@ _INDIRECT = re.compile(
 """Harmless in honest files, and a way around a list of names in others."""
 
 _DANGEROUS = re.compile(
-    r"(?:torch\.(?:hub|load|jit|package|ops|classes|serialization|utils|_inductor|_dynamo|testing|cuda\._utils)"
-    r"|numpy\.(?:load|f2py|testing|distutils|ctypeslib|lib|fromfile|memmap|save)|joblib|cloudpickle|dill|pandas"
+    r"(?:torch\.(?:hub|load|jit|package|ops|classes|serialization|_inductor|_dynamo|testing|cuda\._utils)"
+    r"|torch\.utils\.(?!data\b|_pytree\b)\w+|numpy\.(?:load|f2py|testing|distutils|ctypeslib|lib|fromfile|memmap|save)"
+    r"|joblib\.(?:load|parallel|externals|Parallel)|pandas\.(?:io|read_\w+|eval|core\.computation)|cloudpickle|dill"
     r"|pip|setuptools|pkg_resources|requests|httpx|aiohttp|urllib3|IPython|paramiko|fabric|invoke|pexpect|psutil"
-    r"|huggingface_hub|jax|tensorflow|keras|transformers\.(?:pipeline|pipelines|dynamic_module_utils|commands|tools)"
-    r"|gevent|win32\w*|shlex|sh|jinja2|numexpr|sympy|aiofiles|GPUtil)\b.*"
+    r"|transformers\.(?:pipeline|pipelines|dynamic_module_utils|commands|tools)|tensorflow\.(?:io|py_function)"
+    r"|sympy\.(?:parsing|sympify|lambdify|utilities|printing)|win32\w*|sh|jinja2|numexpr|aiofiles|gevent)\b.*"
 )
 """Beyond the standard library: loaders, downloaders, compilers and shells."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from adaptool.adapters.adapter import WEIGHTS_NAME
@@ -13,6 +14,11 @@ from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 18915328\n"
+
+_NEEDED = re.compile(
+    r"adapter_.*|.*token.*\.(?:json|model)|(?:vocab|config|generation_config|preprocessor_config)\.json|merges\.txt|.*\.jinja"
+)
+"""What a loader reads; without an image or an optimizer's state the adapter still works."""
 
 NEVER_A_PAGE = (".json", ".jsonl", ".safetensors", ".bin", ".pt", ".pth", ".model", ".gguf", ".jinja")
 """Files that hold no markup of their own, as README.md may."""
@@ -28,9 +34,10 @@ def lfs_pointer(subject: Subject) -> Iterator[Problem]:
     if not pointers:
         yield from damaged(subject, "lfs-pointer")
         return
-    pointers.sort(key=lambda entry: entry.name != subject.weights_name)
+    needed = [entry for entry in pointers if entry.name == subject.weights_name or _NEEDED.fullmatch(entry.name)]
+    first = min(needed or pointers, key=lambda entry: entry.name != subject.weights_name)
     more = f" and {len(pointers) - 1} more are Git LFS pointers" if len(pointers) > 1 else " is a Git LFS pointer"
-    yield Problem(f"{pointers[0].shown}{more}, not the contents", pointers[0].shown)
+    yield Problem(f"{first.shown}{more}, not the contents", first.shown, severity=None if needed else "warning")
 
 
 @rule("FIL102", "error", "a web page or a message in place of a file",
