@@ -23,6 +23,8 @@ from adaptool.tensors.store import TensorInfo
 FACTOR_PARTS = ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embedding_B")
 """What every loader takes; the embedding's by a few."""
 
+MAGNITUDES = ("lora_magnitude_vector", "lora_magnitude_vector.weight")
+
 CHANGED_BASE = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": "LoftQ", "lora_ga": "LoRA-GA"}
 """Initialisations after which the factors belong on another base than the published one."""
 
@@ -176,17 +178,20 @@ def wrong_scale(subject: Subject, consumer: str, there: Callable[[Wrapped], floa
 
 def and_more(found: Sequence[object], what: str = "modules") -> str:
     """The words for 23 further modules, or nothing."""
-    return f" (and {len(found) - 1} more {what})" if len(found) > 1 else ""
+    more = len(found) - 1
+    return f" (and {more} more {what if more > 1 else what.removesuffix('s')})" if more > 0 else ""
 
 
 def beside_factors(subject: Subject) -> tuple[Saved, ...]:
     """Saved tensors that change the model and are no factor of a LoRA: heads, biases, magnitudes, token rows, norms.
 
-    The base's own weight, saved along with an embedding's factors, changes nothing.
+    The base's own weight, saved along with an embedding's factors, changes nothing. DoRA's magnitudes are part of DoRA,
+    which is another rule's.
     """
     if not is_lora(subject):
         return ()
-    return tuple(saved for saved in subject.saved if saved.key.part not in FACTOR_PARTS and not _is_copy(saved))
+    passed = (*FACTOR_PARTS, *MAGNITUDES) if subject.fields.get("use_dora") else FACTOR_PARTS
+    return tuple(saved for saved in subject.saved if saved.key.part not in passed and not _is_copy(saved))
 
 
 def _is_copy(saved: Saved) -> bool:

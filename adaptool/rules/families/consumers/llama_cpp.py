@@ -78,7 +78,7 @@ def beside(subject: Subject) -> Iterator[Problem]:
     Fix: merge the adapter: adaptool merge ADAPTER --base BASE --to-gguf.
     """
     tensors = [saved for saved in beside_factors(subject) if not _is_norm(saved) and saved.key.part != ""]
-    yield from left_out(subject, "llama.cpp", tensors, "has no place for, and its converter exits at")
+    yield from left_out(subject, "llama.cpp", tensors, "has no place for this tensor, and its converter exits")
 
 
 @rule("LCP004", "error", "trained norms that are ignored", needs=("adapter",), consumer="llama.cpp",

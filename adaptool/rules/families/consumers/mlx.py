@@ -77,7 +77,7 @@ def beside(subject: Subject) -> Iterator[Problem]:
 
     Fix: merge the adapter (adaptool merge) and convert the model.
     """
-    tensors = [s for s in beside_factors(subject) if not s.key.part.startswith("lora_magnitude") and s.key.part != ""]
+    tensors = [saved for saved in beside_factors(subject) if saved.key.part != ""]
     yield from left_out(subject, "mlx", tensors, "takes no tensor but factors")
 
 

@@ -116,11 +116,17 @@ def keys(subject: Subject) -> Iterator[Problem]:
 
 def _expected(subject: Subject) -> Store | None:
     """The tensors PEFT would look for on the base; None where no base is given, or no table has its shapes."""
-    from adaptool.summary.expected import expected_adapter
+    from adaptool.summary.expected import expected_adapter, trained_config
 
     if subject.base is None or subject.base.config is None:
         return None
-    base = subject.base.config
+    heads = {
+        parameter: subject.store[key].shape
+        for parameter, key in subject.adapter.full_tensors.items()
+        if not _is_vocabulary(key)
+    }
+    # a task's head has as many labels as were trained, whatever the base's config says
+    base = trained_config(subject.base.config, subject.config, heads)
 
     found: Outcome[Adapter] = subject.once(
         "expected by peft", lambda: attempt(lambda: expected_adapter(subject.config, base, subject.folder))

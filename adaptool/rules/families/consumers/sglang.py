@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 
 from adaptool.adapters.names import projection_of
@@ -31,6 +32,13 @@ from adaptool.tensors.files import open_file
 CONFIG = "adapter_config.json"
 TOKENS_NAME = "added_tokens.json"
 TOKENS_LIMIT = 4 << 20
+
+KNOWN = re.compile(
+    r"(?:[qkvo]|qkv|gate|up|gate_up|down|out|q_a|q_b|kv_b|in)_proj|kv_a_proj_with_mqa|in_proj_[qkvz]+|w[123]|experts"
+    r"|embed_tokens|word_embeddings|embeddings|vocab_emb|lm_head|output|unembed_tokens|fc[12]_latent_proj|x_proj"
+    r"|wq_b|wk|weights_proj|w[qkvr]_d[uv]|base_layer"
+)
+"""The last names that SGLang has a size for, or lays into a module that has one."""
 
 WHOLE_MODEL = ("all", "all-linear")
 """What target_modules may be as a string."""
@@ -199,7 +207,9 @@ def beside(subject: Subject) -> Iterator[Problem]:
 
     Fix: merge the adapter (adaptool merge) and serve the result.
     """
-    yield from left_out(subject, "sglang", beside_factors(subject), "takes factors only, and drops or misreads")
+    yield from left_out(
+        subject, "sglang", beside_factors(subject), "takes factors only, and drops or misreads this tensor"
+    )
 
 
 @rule("SGL010", "error", "factors for a changed base", needs=("config",), consumer="sglang",
@@ -251,4 +261,21 @@ def tower(subject: Subject) -> Iterator[Problem]:
     if found:
         keys = tuple(key for one in found for key in one.keys)
         message = f"{found[0].name}{and_more(found)} is no part of the language model, and SGLang takes it for one"
+        yield Problem(message, subject.weights_name, tensors=keys)
+
+
+@rule("SGL014", "warning", "modules of no known name", needs=("adapter",), consumer="sglang",
+      breaks=renamed("self_attn.q_proj", "self_attn.query"))  # fmt: skip
+def unknown_names(subject: Subject) -> Iterator[Problem]:
+    """SGLang sizes its buffers by a module's last name, and raises at one it has no size for.
+
+    A model class may know more names; most do not.
+    Read from SGLang 0.5.23: srt/lora/utils.py get_default_hidden_dim, get_normalized_target_modules.
+
+    Fix: start SGLang once with the adapter and see; where it raises, merge the adapter and serve the result.
+    """
+    found = [one for one in wrapped(subject) if not KNOWN.fullmatch(projection_of(one.module))]
+    if found:
+        keys = tuple(key for one in found for key in one.keys)
+        message = f"{found[0].name}{and_more(found)} has a name that SGLang knows no size for"
         yield Problem(message, subject.weights_name, tensors=keys)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from adaptool.adapters.names import projection_of
 from adaptool.rules.consumers import (
+    MAGNITUDES,
     Wrapped,
     and_more,
     beside_factors,
@@ -67,7 +68,7 @@ def only_lora(subject: Subject) -> Iterator[Problem]:
 
 
 def _readable(saved: Saved) -> bool:
-    return saved.key.part.startswith("lora_magnitude_vector") or at_an_end(saved.key.text)
+    return saved.key.part in MAGNITUDES or at_an_end(saved.key.text)
 
 
 @rule("TRT002", "error", "keys that TensorRT-LLM does not know", needs=("adapter",), consumer="tensorrt-llm",
@@ -197,6 +198,6 @@ def dora_on_experts(subject: Subject) -> Iterator[Problem]:
 
     Fix: merge the adapter (adaptool merge) and build the engine from the result.
     """
-    found = [saved for saved in beside_factors(subject) if saved.key.part.startswith("lora_magnitude_vector")]
+    found = [saved for saved in subject.saved if saved.key.part in MAGNITUDES] if is_lora(subject) else []
     found = [saved for saved in found if ".experts." in saved.key.module]
     yield from left_out(subject, "tensorrt-llm", found, "has no DoRA for experts")

@@ -18,7 +18,7 @@ from adaptool.rules.consumers import (
 )
 from adaptool.rules.draft import PREFIX, RANK, VOCABULARY, WIDTH, Q, numbers
 from adaptool.rules.families.consumers.mutations import on_embedding, on_experts, renamed, with_tensor
-from adaptool.rules.families.consumers.vllm import HEAD_KEY
+from adaptool.rules.families.consumers.vllm import HEAD_KEY, HEADS
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
@@ -45,7 +45,8 @@ def foreign_keys(subject: Subject) -> Iterator[Problem]:
     if not is_lora(subject):
         return
     heads = subject.config.names("modules_to_save")
-    tensors = [saved for saved in beside_factors(subject) if _foreign(saved, heads)]
+    told = {"unfrozen", "copy"} if any(name not in HEADS for name in heads) else {"unfrozen"}  # VLM003, VLM004
+    tensors = [saved for saved in beside_factors(subject) if saved.role not in told and _foreign(saved, heads)]
     tensors += [saved for saved in subject.saved if _unskipped_copy(saved)]
     yield from left_out(subject, "vllm", tensors, "refuses an adapter with this tensor")
 
