@@ -137,6 +137,17 @@ def test_a_constant_is_one_across_blocks(monkeypatch):
     assert reader.tensor("other")[0].constant is None
 
 
+def test_a_rank_too_large_for_eigenvalues_has_a_norm(tmp_path):
+    draft = without_factors()
+    draft.tensors[f"{Q}.lora_A.weight"], draft.tensors[f"{Q}.lora_B.weight"] = (
+        numbers((300, 301), 1),
+        numbers((302, 300), 2),
+    )
+    (update,), (exact,) = measure(subject := written(draft, tmp_path)).updates, module_spectra(subject.adapter)
+    assert update.frobenius == pytest.approx(exact.frobenius, rel=EIGENVALUES)
+    assert (update.spectral, update.stable_rank) == (None, None)
+
+
 @pytest.mark.parametrize("block", [16, 1 << 17])
 @pytest.mark.parametrize("experts", [1, 3])
 @pytest.mark.parametrize("kind", ["F32", "BF16", "F16", "F64", "F8_E4M3"])
@@ -158,7 +169,8 @@ def test_gram_matrices_are_the_products(kind, experts, block, monkeypatch):
 @pytest.mark.parametrize(
     ("shape", "side"),
     [((8,), Side(8, 1, True)), ((), Side(1, 1, True)), ((7, 4), Side(8, 1, True)), ((4, 7), Side(8, 1, False)),
-     ((2000, 2), Side(2000, 1, True)), ((0, 4), Side(4, 1, False))],
+     ((2000, 3000), Side(2000, 1, True)), ((40, 2), Side(40, 1, True)), ((2, 40), Side(40, 1, False)),
+     ((0, 4), Side(4, 1, False))],
 )  # fmt: skip
 def test_a_factor_of_another_shape_has_moments_and_no_gram_matrix(shape, side):
     raw = np.ones(shape, "f4")

@@ -25,8 +25,11 @@ Gram = NDArray[Any]
 BLOCK = 1 << 17
 """Elements looked at at once: one mebibyte as float64."""
 
-RANK_LIMIT = 1024
+RANK_LIMIT = 512
 """Beyond it a Gram matrix costs more than it tells; no adapter in use comes near."""
+
+SMALL_RANK = 16
+"""A rank above it and above the factor's other axis costs more than reading it: only a file made for that has it."""
 
 GRAM_LIMIT = 1 << 22
 """Elements of the Gram matrices of one factor's experts: 32 MiB."""
@@ -112,18 +115,22 @@ class Pass:
         return total, gram
 
     def _blocks(self, info: TensorInfo, side: Side | None) -> Iterator[Floats]:
-        """Matrices that make up the tensor: rows of it, or where the rank is the first axis, columns."""
+        """Matrices that make up the tensor: columns of it where the rank is the first axis, else rows."""
         if side is not None and side.rank_first:
             whole = self._read(info, 0, info.rows).reshape(info.shape[0], -1)
             step = max(1, BLOCK // info.shape[0])
             for start in range(0, whole.shape[1], step):
                 yield self._compute.load(np.ascontiguousarray(whole[:, start : start + step]), info.dtype)
             return
-        lead = info.rows // info.shape[0] if len(info.shape) > 1 else 1  # conv: store rows of one output channel
+        lead = 1 if side is None else info.rows // info.shape[0]  # conv: the store's rows of one output channel
         step = lead * max(1, BLOCK // (lead * info.columns))
         for start in range(0, info.rows, step):
             raw = self._read(info, start, min(info.rows, start + step))
-            yield self._compute.load(raw, info.dtype).reshape(raw.shape[0] // lead, -1)
+            if side is None and raw.size > BLOCK:  # one long row
+                for first in range(0, raw.size, BLOCK):
+                    yield self._compute.load(raw[:, first : first + BLOCK], info.dtype)
+            else:
+                yield self._compute.load(raw, info.dtype).reshape(raw.shape[0] // lead, -1)
 
     def _read(self, info: TensorInfo, start: int, stop: int) -> NDArray[Any]:
         held = self._scratch.rows("raw", stop - start, info.width, info.dtype.storage)
@@ -146,7 +153,9 @@ class Pass:
 def fits(info: TensorInfo, side: Side) -> bool:
     """Whether a tensor is of the shape its side says, and its Gram matrices are affordable."""
     ranks = side.rank * side.experts
-    if side.rank > RANK_LIMIT or side.experts * side.rank**2 > GRAM_LIMIT or len(info.shape) < 2 or not info.size:
+    if len(info.shape) < 2 or not info.size or side.rank > RANK_LIMIT or ranks * side.rank > GRAM_LIMIT:
+        return False
+    if side.rank > max(SMALL_RANK, info.size // ranks):
         return False
     if side.rank_first:
         return info.shape[0] == ranks and info.nbytes <= WHOLE_LIMIT

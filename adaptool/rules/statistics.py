@@ -29,16 +29,19 @@ if TYPE_CHECKING:
 Grams = tuple[Gram, Gram]
 """A·Aᵀ and Bᵀ·B of every expert."""
 
-BATCH = 1 << 20
+BATCH = 1 << 18
 """Elements of Gram matrices whose eigenvalues are found together."""
+
+EIGENVALUE_RANK = 256
+"""Eigenvalues of larger matrices are not asked for: their price grows with the cube."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
     """One LoRA module's ΔW at the scale its config declares; of experts the norm of all and the largest σ₁.
 
-    None: a factor is not finite, is block-diagonal (BD-LoRA), or too large for its Gram matrix. DoRA's rescaling and
-    KaSA's truncation of the base are left out.
+    None: a factor is not finite, is block-diagonal (BD-LoRA), or of a rank too large for Gram matrices (512) or their
+    eigenvalues (256). DoRA's rescaling and KaSA's truncation of the base are left out.
     """
 
     module: str
@@ -164,10 +167,10 @@ def _ranks(numbered: tuple[int, Grams]) -> tuple[int, ...]:
 
 
 def _largest_eigenvalues(left: Floats, right: Floats) -> Floats:
-    """σ₁² of every B@A, from stacks of A·Aᵀ and Bᵀ·B; NaN where they overflowed."""
+    """σ₁² of every B@A, from stacks of A·Aᵀ and Bᵀ·B; NaN where they overflowed or are too large."""
     finite = np.isfinite(left).all((-2, -1)) & np.isfinite(right).all((-2, -1))
     result = np.full(finite.shape, np.nan)
-    if finite.any():
+    if finite.any() and left.shape[-1] <= EIGENVALUE_RANK:
         values, vectors = np.linalg.eigh(right[finite])
         half = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
         result[finite] = np.maximum(np.linalg.eigvalsh(half.swapaxes(-1, -2) @ left[finite] @ half)[..., -1], 0)
@@ -176,11 +179,13 @@ def _largest_eigenvalues(left: Floats, right: Floats) -> Floats:
 
 def _figures(energies: Floats, strongest: Floats) -> tuple[float, float | None, float | None]:
     """‖BA‖_F over all experts, the largest σ₁, and the mean stable rank of those that are not zero."""
+    total = float(np.sqrt(energies.sum()))
+    norm = float("inf") if np.isnan(total) else total
     if not np.isfinite(strongest).all():
-        return float("inf"), None, None
+        return norm, None, None
     acting = strongest > 0
     ranks = energies[acting] / strongest[acting]
-    return float(np.sqrt(energies.sum())), float(np.sqrt(strongest.max())), float(ranks.mean()) if ranks.size else None
+    return norm, float(np.sqrt(strongest.max())), float(ranks.mean()) if ranks.size else None
 
 
 def _twins(store: Store, tensors: Mapping[str, Moments]) -> Iterator[tuple[str, ...]]:
