@@ -14,7 +14,7 @@ from dataclasses import dataclass
 LONGEST = 600
 """Characters of a text that one credential and what names it may take."""
 
-MOST = 20_000
+MOST = 10_000
 """Places of one text that are looked at for one format: a text with more was made to keep a scanner busy."""
 
 

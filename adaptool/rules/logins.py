@@ -8,8 +8,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 
-from adaptool.rules.credentials import Credential, hidden, is_blank, is_example
+from adaptool.rules.credentials import MOST, Credential, hidden, is_blank, is_example
 
 KEY = re.compile(r"-----BEGIN ((?:[A-Z0-9]{2,12} ){0,3}PRIVATE KEY)(?: BLOCK)?-----"
                  r"(?:\\{1,4}[nr]|[\s\"'+,]|[A-Za-z\-]{3,20}:[^\n\\]{0,80}(?=[\n\\])){0,300}"
@@ -88,17 +89,21 @@ def _is_login(text: str) -> bool:
 
 def assignments(text: str, *, trusted: bool = True) -> Iterator[Credential]:
     """Assignments of what looks random to a name like api_key; where not ``trusted``, as in a .env, of anything."""
+    for found in islice(_candidates(text), MOST):
+        value = found[2]
+        if _looks_random(value) or (not trusted and not _is_weak(value) and not _is_reference(value)):
+            before = re.search(r"[\w.\-]{0,40}$", text[max(0, found.start() - 40) : found.start()])
+            name = f"{before[0] if before else ''}{found[1]}"
+            yield Credential(f"random-looking {name}", found.start(), found.end(), hidden(value))
+
+
+def _candidates(text: str) -> Iterator[re.Match[str]]:
+    """What is assigned to names that promise a credential, line by line."""
     start = 0
     for line in text.splitlines(keepends=True):
-        head = line[:LONGEST_LINE]
-        small = head.lower()
-        if any(anchor in small for anchor in ANCHORS):
-            for found in ASSIGNED.finditer(head):
-                value = found[2]
-                if _looks_random(value) or (not trusted and not _is_weak(value) and not _is_reference(value)):
-                    name = re.search(r"[\w.\-]{0,40}$", head[: found.start()])
-                    full = f"random-looking {name[0] if name else ''}{found[1]}"
-                    yield Credential(full, start + found.start(), start + found.end(), hidden(value))
+        head = line[:LONGEST_LINE].lower()
+        if any(anchor in head for anchor in ANCHORS):
+            yield from ASSIGNED.finditer(text, start, start + min(len(line), LONGEST_LINE))
         start += len(line)
 
 

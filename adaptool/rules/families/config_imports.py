@@ -153,5 +153,5 @@ def _is_module(name: str) -> bool:
 
 
 def _is_code(path: str, value: str) -> bool:
-    named = path in PROSE or path.startswith("auto_mapping.")
+    named = path in PROSE or path.split(".")[0] == "auto_mapping"
     return not named and CODE.search(value) is not None
