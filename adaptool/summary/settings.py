@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adaptool.adapters.config import AdapterConfig
+from adaptool.adapters.tuners.full import TASK_HEADS as TASK_HEADS
 from adaptool.adapters.tuners.lora import MUTATING_INITS
 
 TITLES = {"LORA": "LoRA", "ADALORA": "AdaLoRA", "LOHA": "LoHa", "LOKR": "LoKr", "VERA": "VeRA", "PVERA": "PVeRA",
@@ -46,11 +47,6 @@ TRIVIAL: tuple[Any, ...] = (None, [], {}, False, 0.0, "none", "")
 COMMON_FIELDS = {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
                  "inference_mode"}  # fmt: skip
 """Of every PEFT type; shown elsewhere, or of no interest once saved."""
-
-TASK_HEADS = {
-    "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",),
-}  # fmt: skip
-"""What PEFT adds to modules_to_save by itself."""
 
 SHOWN_ELSEWHERE = {"r", "lora_alpha", "alpha", "target_modules", "modules_to_save", "runtime_config", "megatron_core"}
 

@@ -95,7 +95,10 @@ def plan_tokens(adapter: Adapter, module: str, parts: Mapping[str, str], plan: P
             return {key}
         tensor = plan.untie(f"{module}.weight")
     if tensor is None or indices is None:
-        raise MismatchError(f"{adapter.path}: {key} has no embedding or no trainable_token_indices to go by")
+        raise MismatchError(
+            f"{adapter.path}: {key} has no embedding or no trainable_token_indices to go by",
+            defect="no-module" if tensor is None else "",
+        )
     (rows, columns), (vocabulary, *width) = adapter.store[key].shape, plan.info(tensor).shape
     if [columns] != width:
         raise MismatchError(

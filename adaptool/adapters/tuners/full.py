@@ -12,8 +12,14 @@ from adaptool.tensors.dtypes import DType, most_common
 
 if TYPE_CHECKING:
     from adaptool.adapters.adapter import Adapter
+    from adaptool.adapters.config import AdapterConfig
 
 HEADLESS_TASKS = {"SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"}
+TASK_HEADS = {
+    "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",),
+}  # fmt: skip
+"""What PEFT adds to modules_to_save by itself."""
+
 TIED_HEADS = {
     "bert": "cls.predictions.decoder.weight",
     "roberta": "lm_head.decoder.weight",
@@ -54,7 +60,7 @@ def plan_full_tensors(adapter: Adapter, plan: Plan) -> set[str]:
             _replace(adapter, parameter, tensor, key, plan)
         elif plan.base.tied and projection_of(parameter.removesuffix(".weight")) == "lm_head":
             _saved_head(adapter, parameter, key, plan)
-        elif _in_modules_to_save(adapter, parameter) and adapter.store[key].size and adapter.store[key].shape:
+        elif saved_whole(parameter, adapter.config) and adapter.store[key].size and adapter.store[key].shape:
             plan.added[parameter] = Source(adapter.store, key, main_dtype(plan.base))
             plan.note(f"{parameter} is new: the adapter trained it, and the base has no such tensor")
         else:
@@ -65,17 +71,17 @@ def plan_full_tensors(adapter: Adapter, plan: Plan) -> set[str]:
 
 def _replace(adapter: Adapter, parameter: str, tensor: str, key: str, plan: Plan) -> None:
     old, new = plan.base.store[tensor], adapter.store[key]
-    saved_whole = _in_modules_to_save(adapter, parameter)
+    whole = saved_whole(parameter, adapter.config)
     is_embedding = tensor in (plan.base.embedding, plan.base.head)
     resized = len(old.shape) == len(new.shape) > 0 and old.shape[1:] == new.shape[1:] and new.shape[0] > 0
-    if old.shape != new.shape and not (resized and (is_embedding or _is_head(adapter, parameter, saved_whole))):
+    if old.shape != new.shape and not (resized and (is_embedding or _is_head(parameter, whole=whole))):
         raise MismatchError(
             f"{key} is {list(new.shape)} and the base's {tensor} is {list(old.shape)}",
             hint="is this the base it was trained on?",
             defect="full-shape",
         )
     plan.replace(tensor, Source(adapter.store, key, old.dtype))
-    if is_embedding and saved_whole and plan.base.tied:
+    if is_embedding and whole and plan.base.tied:
         head = tied_head(adapter, plan.base)
         if tensor == plan.base.head:
             plan.head_dirty = True
@@ -83,15 +89,15 @@ def _replace(adapter: Adapter, parameter: str, tensor: str, key: str, plan: Plan
             plan.untie(head)
 
 
-def _is_head(adapter: Adapter, parameter: str, saved_whole: bool) -> bool:
+def _is_head(parameter: str, *, whole: bool) -> bool:
     """Whether a tensor may have another number of rows: a task head trained whole, with labels of its own."""
     module = projection_of(parameter.rpartition(".")[0])
-    return saved_whole and module in ("classifier", "score", "out_proj", "qa_outputs", "lm_head", "embed_tokens")
+    return whole and module in ("classifier", "score", "out_proj", "qa_outputs", "lm_head", "embed_tokens")
 
 
 def _saved_head(adapter: Adapter, parameter: str, key: str, plan: Plan) -> None:
     """An lm_head saved for a tied base: the embedding again (a resized vocabulary), or a head trained on its own."""
-    if _in_modules_to_save(adapter, parameter) and not adapter.config.flag("ensure_weight_tying"):
+    if saved_whole(parameter, adapter.config) and not adapter.config.flag("ensure_weight_tying"):
         plan.untie(parameter, Source(adapter.store, key, main_dtype(plan.base)))
         return
     embedding = plan.base.embedding
@@ -114,12 +120,19 @@ def _same_bytes(one: Source, other: Source) -> bool:
     )
 
 
-def _in_modules_to_save(adapter: Adapter, parameter: str) -> bool:
-    """PEFT wraps every module whose name ends with one of ``modules_to_save``."""
-    module = parameter.rpartition(".")[0]
-    names = adapter.config.names("modules_to_save")
+def saved_whole(parameter: str, config: AdapterConfig) -> bool:
+    """Whether PEFT trains the module of a parameter whole: its name, or one it lies in, ends with an entry of the list.
+
+    The entries are those of modules_to_save, and the heads of the task, which PEFT up to 0.10 did not write there.
+    """
+    names = (*config.names("modules_to_save"), *TASK_HEADS.get(config.task_type or "", ()))
+    return any(name_ends_with(parameter.rpartition(".")[0], name) for name in names)
+
+
+def name_ends_with(module: str, ending: str) -> bool:
+    """Whether a module or one it lies in ends with ``ending``, as a plain string."""
     segments = module.split(".")
-    return any(".".join(segments[: i + 1]).endswith(name) for name in names for i in range(len(segments)))
+    return any(".".join(segments[: i + 1]).endswith(ending) for i in range(len(segments)))
 
 
 def main_dtype(base: BaseModel) -> DType:
