@@ -201,6 +201,13 @@ def matches(pattern: str, module: str, where: str) -> bool:
         ) from None
 
 
+def matches_whole(pattern: str, module: str, where: str) -> bool:
+    """Whether ``pattern`` is all of ``module``, as ``re.fullmatch`` would say; flags may stand at its beginning."""
+    flags = re.match(r"\(\?([aimsx]+)\)", pattern)
+    inner = f"(?{flags[1]}:{pattern[flags.end() :]})" if flags else f"(?:{pattern})"
+    return matches(rf"{inner}\Z", module, where)
+
+
 @lru_cache(maxsize=1024)
 def _as_stdlib(pattern: str) -> str:
     """``pattern`` with what only ``regex`` reads as fuzzy matching made literal; re.error where it is no pattern."""

@@ -15,7 +15,7 @@ from adaptool.errors import FormatError
 PLAIN = re.compile(r"[\w.-]+")
 """Keys in which only the dot is more than itself."""
 
-MOST_EXPRESSIONS = 300
+MOST_EXPRESSIONS = 100
 """Each takes milliseconds to compile; names may be as many as there are modules, expressions stand for many."""
 
 MOST_SHAPES = 4000

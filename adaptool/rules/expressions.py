@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from adaptool.adapters.automata import LONGEST
 from adaptool.adapters.backtracking import LIMIT, ways, worst_name
 from adaptool.adapters.config import matches
 from adaptool.adapters.patterns import MOST_EXPRESSIONS, PLAIN
@@ -19,8 +20,11 @@ WHOLE = ("target_modules", "exclude_modules", "feedforward_modules")
 
 ALL_LINEAR = "all-linear"
 
-LONGEST_NAMES = 4
-"""Of the adapter's own modules, which an expression is tried on beside the worst name there can be."""
+ENOUGH = 3
+"""Expressions that run away: one is enough to refuse a config."""
+
+LONGEST_NAMES = 2
+"""Of the adapter's own modules, which an expression is judged on where they are longer than the worst searched for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ def _expressions(subject: Subject) -> Iterator[Expression]:
     for field in WHOLE:
         text = subject.fields.get(field)
         if isinstance(text, str) and text.lower() != ALL_LINEAR and not PLAIN.fullmatch(text):
-            yield Expression(field, text, rf"(?:{text})\Z")
+            yield Expression(field, text, text)
     for field in (*RANK_PATTERNS, *ALPHA_PATTERNS):
         keys = subject.fields.get(field)
         for key in keys if isinstance(keys, dict) else ():
@@ -74,23 +78,23 @@ def _expressions(subject: Subject) -> Iterator[Expression]:
 
 
 def troubles(subject: Subject) -> tuple[Trouble, ...]:
-    """The expressions on which ``re``, which PEFT matches with, would take absurdly long."""
-    return subject.once("troubles", lambda: tuple(_troubles(subject)))
+    """The expressions on which ``re``, which PEFT matches with, would take absurdly long; at most ENOUGH."""
+    return subject.once("troubles", lambda: tuple(islice(_troubles(subject), ENOUGH)))
 
 
 def _troubles(subject: Subject) -> Iterator[Trouble]:
-    names = sorted(_modules(subject), key=len)[-LONGEST_NAMES:]
+    names = [name for name in sorted(_modules(subject), key=len)[-LONGEST_NAMES:] if len(name) > LONGEST]
     for expression in expressions(subject)[:MOST_EXPRESSIONS]:
         error = expression.error()
         if error is not None:
             if error.defect in ("runaway-pattern", "absurd-pattern"):
                 yield Trouble(expression, "", 0.0)
             continue
-        worst = worst_name(expression.matched)
-        found = next(((n, w) for n in names if (w := ways(expression.matched, n)) > LIMIT), None)
-        if found is not None or worst is not None:
-            name, count = found or (worst.name, worst.ways)  # type: ignore[union-attr]
-            yield Trouble(expression, name, count)
+        if (worst := worst_name(expression.matched)) is not None:
+            yield Trouble(expression, worst.name, worst.ways)
+            continue
+        long = ((name, count) for name in names if (count := ways(expression.matched, name)) > LIMIT)
+        yield from (Trouble(expression, name, count) for name, count in islice(long, 1))
 
 
 def _modules(subject: Subject) -> set[str]:
@@ -104,7 +108,7 @@ def _modules(subject: Subject) -> set[str]:
 
 def sound(subject: Subject, field: str) -> bool:
     """Whether every expression of ``field`` can be matched: none is broken, runs away, or is one of too many."""
-    if len(expressions(subject)) > MOST_EXPRESSIONS:
+    if len(expressions(subject)) > MOST_EXPRESSIONS or len(troubles(subject)) == ENOUGH:
         return False
     bad = {trouble.expression.field.partition(".")[0] for trouble in troubles(subject)}
     mine = [e for e in expressions(subject) if e.field.partition(".")[0] == field]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from adaptool.adapters.base import EMBEDDINGS, HEADS
-from adaptool.adapters.config import AdapterConfig, matches
+from adaptool.adapters.config import AdapterConfig, matches, matches_whole
 from adaptool.adapters.names import projection_of
 from adaptool.adapters.patterns import PLAIN
 from adaptool.errors import AdaptoolError
@@ -102,7 +102,7 @@ def _reason(module: str, config: AdapterConfig, listed: dict[str, frozenset[str]
 def _named(module: str, field: str, config: AdapterConfig, listed: dict[str, frozenset[str]]) -> bool:
     value = config.fields.get(field)
     if isinstance(value, str):
-        return bool(value) and matches(rf"(?:{value})\Z", module, config.where)
+        return bool(value) and matches_whole(value, module, config.where)
     return bool(endings({module}) & listed[field])
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adaptool.adapters.backtracking import LONGEST
+from adaptool.adapters.automata import LONGEST
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.patterns import MOST_EXPRESSIONS
 from adaptool.errors import FormatError
 from adaptool.rules.document import shown
 from adaptool.rules.draft import fields
-from adaptool.rules.expressions import ALL_LINEAR, WHOLE, expressions, troubles
+from adaptool.rules.expressions import ALL_LINEAR, ENOUGH, WHOLE, expressions, troubles
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.scales import ALPHA_PATTERNS, RANK_PATTERNS
@@ -52,9 +52,9 @@ def runaway(subject: Subject) -> Iterator[Problem]:
     Fix: repeat nothing that repeats inside itself: (a+)+ is a+, and (.*\\.)* is (.*\\.)?; or list the modules' names.
     """
     found = troubles(subject)
-    for trouble in found[:MOST]:
+    for trouble in found:
         expression = trouble.expression
-        more = f" (and {len(found) - MOST} more)" if len(found) > MOST and trouble is found[MOST - 1] else ""
+        more = " (and perhaps more)" if len(found) == ENOUGH and trouble is found[-1] else ""
         if trouble.name:
             message = f"{shown(expression.written)} has {trouble.ways:.0e} ways to fail on {shown(trouble.name)}"
         elif len(expression.written) > 2000 and not set("*+{") & set(expression.written):

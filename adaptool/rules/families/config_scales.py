@@ -122,10 +122,13 @@ def absurd_scale(subject: Subject) -> Iterator[Problem]:
 
     Fix: set the alpha and the rank of the training.
     """
-    strange = {name: scale for name, scale in module_scales(subject).items() if scale and _strange(scale)}
+    muted = any(n.value == 0 for n in alphas(subject))  # CFG204 says so
+    scales = module_scales(subject)
+    strange = {name: scale for name, scale in scales.items() if _strange(scale) and (scale or not muted)}
     overall = config_scale(subject)
     _, divisor = ALPHAS.get(subject.peft_type, ("", ""))
-    if not module_scales(subject) and overall and _strange(overall, 1.0 if divisor else ABSURD_FACTOR / ABSURD_SCALE):
+    unit = 1.0 if divisor else ABSURD_FACTOR / ABSURD_SCALE
+    if not scales and overall is not None and _strange(overall, unit) and (overall or not muted):
         strange = {"": overall}
     if not strange:
         return
