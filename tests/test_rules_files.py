@@ -199,6 +199,7 @@ HOSTILE: dict[str, tuple[Mutation, str]] = {
     "polyglot: an ELF in a hole": (header({"a": entry(offsets=[64, 80])}, b"\x7fELF" + bytes(76)), "FIL133"),
     "polyglot: a pickle appended": (appended(SYSTEM), "FIL133"),
     "polyglot: a zip that is a tensor": (zip_in_a_tensor, "FIL133"),
+    "polyglot: a PDF in the metadata": (lambda d: d.metadata.update(a="%PDF-1.7 1 0 obj"), "FIL133"),
     "polyglot: a pickle from the first byte": (pickle_in_safetensors, "FIL133"),
     "truncated: in the tensors": (cut(0.5), "FIL134"),
     "truncated: by one byte": (lambda d: d.files.update({WEIGHTS: d.weights()[:-1]}), "FIL134"),

@@ -148,6 +148,8 @@ def _polyglot(handle: FileHandle, subject: Subject) -> Damage | None:
     """A sound safetensors file that is something else as well, to a program that begins elsewhere."""
     if _zip_at_end(handle):
         return Damage("polyglot", "it is safetensors read from its beginning, and a zip archive read from its end")
+    if b"%PDF-" in handle.read(0, min(HEAD, handle.size)):
+        return Damage("polyglot", "it is safetensors, and a PDF to readers that look for one in the first kilobyte")
     program = read_program(Window(handle, min(handle.size, 1 << 20)))
     if program is not None and program.imports:
         return Damage("polyglot", f"it is safetensors, and a pickle that imports {printable(program.imports[0])}")
