@@ -61,6 +61,21 @@ def test_scales_are_baked_for_who_knows_one_scale(tmp_path, consumer):
     assert len([f for f in left if f.severity == "error"]) <= len(codes)
 
 
+@pytest.mark.parametrize(("rank", "served"), [(4, 8), (8, 8), (12, 16), (24, 32)])
+def test_ranks_are_those_that_lorax_has_kernels_for(tmp_path, rank, served):
+    """It divides lora_alpha by the rank it pads to."""
+    draft = Draft()
+    draft.config |= {"r": rank, "lora_alpha": 2 * rank, "target_modules": ["v_proj", "q_proj"]}
+    draft.tensors = {key: np.resize(value, (rank, 64) if "lora_A" in key else (value.shape[0], rank)).astype(np.float32)
+                     for key, value in draft.tensors.items()}  # fmt: skip
+    run(fix(draft.write(tmp_path)[0], tmp_path / "out", consumers=["lorax"]))
+    plain = open_adapter(tmp_path / "out")
+    assert plain.store[f"{Q}.lora_A.weight"].shape[0] == plain.config.rank == served
+    assert plain.config.alpha == (2 * rank if rank == served else served)
+    result = validate([tmp_path / "out"], options=validation_options(consumers=["lorax"])).results[0]
+    assert [finding.code for finding in result.findings if finding.code.startswith("LRX")] == []
+
+
 @pytest.mark.parametrize("consumers", [[], ["vllm"], ["peft"]])
 def test_scales_stay_where_they_are_understood(tmp_path, consumers):
     draft = Draft()

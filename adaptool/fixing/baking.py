@@ -1,7 +1,7 @@
 """Scales baked into B: a LoRA of any scales as a plain one, for runtimes that know only lora_alpha / r.
 
 ΔW = s·B@A with a scale s and a rank r of each module's own becomes 1·(s·B)@A, with lora_alpha = r and r the largest
-rank: smaller factors are padded with rows and columns of zeros.
+rank, or the one a runtime would pad it to: smaller factors are padded with rows and columns of zeros.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.errors import UnsupportedError
+from adaptool.rules.families.consumers.stacked import padded
 from adaptool.summary.contents import LowRankModule, low_rank_modules, misshapen, orphans
 from adaptool.tensors.dtypes import F32, Array, DType, narrow, widen
 from adaptool.tensors.store import Extent, Store, TensorInfo, into
@@ -71,27 +72,35 @@ class Baked:
     widened: bool
 
 
+PADDED = {"lorax", "tgi"}
+"""Runtimes that pad ranks to those of their kernels, and then divide lora_alpha by the padded one."""
+
+
 def bake(adapter: Adapter, consumers: frozenset[str]) -> Baked | None:
     """The adapter with its scales baked in, where one of ``consumers`` would read them wrongly; else None.
 
     Raises UnsupportedError where its layout has no plain form.
     """
-    if adapter.config.peft_type != "LORA" or not consumers & ONE_SCALE or not _has_own_scales(adapter):
+    if adapter.config.peft_type != "LORA" or not consumers & ONE_SCALE:
         return None
     modules = tuple(low_rank_modules(adapter))
+    rank = max((module.rank for module in modules), default=0)
+    if consumers & PADDED:
+        rank = padded(rank)
+    uneven = sum(module.rank != rank for module in modules)
+    if not _has_own_scales(adapter) and not (consumers & PADDED and uneven):
+        return None
     if not modules or orphans(adapter) or misshapen(adapter) or any(m.rank != m.declared_rank for m in modules):
         return None  # a broken adapter: the findings say so
-    _refuse(adapter, modules)
-    rank = max(module.rank for module in modules)
+    _refuse(adapter, modules, rank)
     scales = {key: scale for module in modules for key, scale in _scaled_keys(adapter, module) if scale != 1}
-    padded = {key: shape for module in modules for key, shape in _padded(adapter.store, module, rank)}
+    shapes = {key: shape for module in modules for key, shape in _padded(adapter.store, module, rank)}
     factors = [key for module in modules for key in (module.factors[0].a, module.factors[0].b)]
     narrow_kinds = any(adapter.store[key].dtype.bits < F32.bits for key in (*factors, *scales))
     widened = bool(scales) and narrow_kinds
     kinds = {key: F32 for key in (*factors, *scales) if adapter.store[key].dtype.bits < F32.bits} if widened else {}
     fields = {"r": rank, "lora_alpha": rank, "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}}
-    uneven = sum(module.rank != rank for module in modules)
-    return Baked(Scaled(adapter.store, scales, padded, kinds), rank, fields, uneven, widened)
+    return Baked(Scaled(adapter.store, scales, shapes, kinds), rank, fields, uneven, widened)
 
 
 def _has_own_scales(adapter: Adapter) -> bool:
@@ -100,7 +109,7 @@ def _has_own_scales(adapter: Adapter) -> bool:
     return own or isinstance(config.fields.get("lora_alpha"), float)
 
 
-def _refuse(adapter: Adapter, modules: tuple[LowRankModule, ...]) -> None:
+def _refuse(adapter: Adapter, modules: tuple[LowRankModule, ...], rank: int) -> None:
     """Layouts in which a rank is more than a number of rows."""
     for name in ("use_bdlora", "kasa_config", "layer_replication"):
         if adapter.config.fields.get(name) is not None:
@@ -109,7 +118,7 @@ def _refuse(adapter: Adapter, modules: tuple[LowRankModule, ...]) -> None:
                 hint="merge it: adaptool merge",
             )
     experts = next((module.name for module in modules if len(module.factors) > 1), None)
-    if experts is not None and len({module.rank for module in modules}) > 1:
+    if experts is not None and any(module.rank != rank for module in modules):
         raise UnsupportedError(
             f"{adapter.path}: {experts} holds experts, whose ranks cannot be padded to another module's",
             hint="merge it: adaptool merge",

@@ -1,7 +1,7 @@
 """LCP001–LCP099: what llama.cpp makes of an adapter, by way of its own convert_lora_to_gguf.py.
 
-Read from llama.cpp at 0c1e57098 (convert_lora_to_gguf.py, src/llama-adapter.{h,cpp}); each rule was run with that
-converter. ``adaptool convert ADAPTER --base BASE --to-gguf-lora`` writes what the runtime gets right, or refuses.
+Read from llama.cpp at 0c1e57098 (convert_lora_to_gguf.py, src/llama-adapter.{h,cpp}); what it exits at, drops
+and scales was run with that converter. ``adaptool convert ADAPTER --base BASE --to-gguf-lora`` writes what the runtime gets right, or refuses.
 """
 
 from __future__ import annotations
