@@ -156,6 +156,18 @@ FIELDS = {
         {"auto_mapping": {"parent_library": "transformersx.models", "base_model_class": "A"}},
         {"CFG420": "error"},
     ),
+    "auto_mapping of a path": (
+        {"auto_mapping": {"parent_library": "../evil", "base_model_class": "A"}},
+        {"CFG420": "error"},
+    ),
+    "auto_mapping of a function": (
+        {"auto_mapping": {"parent_library": "evil.payload", "base_model_class": "run"}},
+        {"CFG420": "error"},
+    ),
+    "auto_mapping of the author's module": (
+        {"auto_mapping": {"parent_library": "my_nets.conv", "base_model_class": "ConvNet"}},
+        {"CFG420": "warning"},
+    ),
     "auto_mapping of remote code": (
         {"auto_mapping": {"parent_library": "transformers_modules.a.b", "base_model_class": "A"}},
         {"CFG420": "warning"},
@@ -218,6 +230,12 @@ def test_a_field_of_the_config(name, tmp_path):
 )  # fmt: skip
 def test_a_field_of_any_type_is_read(field, value, tmp_path):
     found(with_fields(**{field: value}), tmp_path)
+
+
+def test_auto_mapping_of_a_module_planted_beside_the_adapter(tmp_path):
+    draft = with_fields(auto_mapping={"parent_library": "helper", "base_model_class": "Model"})
+    draft.files["helper.py"] = b"import os\n"
+    assert found(draft, tmp_path) == {"CFG420": "error"}
 
 
 FOREIGN = {

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.rules.document import places, shown
 from adaptool.rules.draft import fields
-from adaptool.rules.finding import Problem
+from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 
@@ -39,23 +41,36 @@ PROSE = {"prompt_tuning_init_text"}
 def imported_library(subject: Subject) -> Iterator[Problem]:
     """AutoPeftModel imports parent_library to find the base's class: importing a module runs it.
 
-    PEFT up to 0.19 takes any module's name, 0.20 and later those of a short list. Only libraries of models pass here.
+    PEFT up to 0.19 takes any module's name, 0.20 and later those of a short list. Libraries of models pass here; a
+    module of the author's own is a warning, and one of Python, of a look-alike name or beside the adapter an error.
 
     Fix: write the task_type and set auto_mapping to null; load the adapter with the class for its task.
     """
-    library = _mapped(subject, "parent_library")
-    if not isinstance(library, str):
-        return
-    root, field = library.split(".")[0], "auto_mapping.parent_library"
-    if root == "__main__" and library == root:
-        yield Problem("auto_mapping names a class of the training script (__main__): only that script can load it",
-                      CONFIG_NAME, field, severity="info")  # fmt: skip
-    elif root == "transformers_modules" and _is_module(library):
-        yield Problem(f"auto_mapping names {shown(library)}: code downloaded with the base model (trust_remote_code)",
-                      CONFIG_NAME, field, severity="warning")  # fmt: skip
-    elif root not in LIBRARIES or not _is_module(library):
-        yield Problem(f"auto_mapping would import {shown(library)}, which is no library of models known here",
-                      CONFIG_NAME, field)  # fmt: skip
+    library, field = _mapped(subject, "parent_library"), "auto_mapping.parent_library"
+    if isinstance(library, str) and not (_is_module(library) and library.split(".")[0] in LIBRARIES):
+        severity, says = _judged(library, subject)
+        yield Problem(f"auto_mapping would import {shown(library)}: {says}", CONFIG_NAME, field, severity=severity)
+
+
+def _judged(library: str, subject: Subject) -> tuple[Severity, str]:
+    """How grave importing a module of no known library is, and why."""
+    root, class_name = library.split(".")[0], _mapped(subject, "base_model_class")
+    near = difflib.get_close_matches(root.lower(), LIBRARIES, n=1, cutoff=0.85)
+    if library == "__main__":
+        return "info", "the training script itself, which nobody else has"
+    if not _is_module(library):
+        return "error", "this is no module of a library"
+    if root == "transformers_modules":
+        return "warning", "code that trust_remote_code downloads with the base model"
+    if any((subject.folder / name).exists() for name in (f"{root}.py", root)):
+        return "error", "it lies in the adapter's own folder"
+    if root in sys.stdlib_module_names:
+        return "error", "a part of Python, with no model in it"
+    if near and near[0] != root:
+        return "error", f"it only looks like {near[0]}"
+    if not (isinstance(class_name, str) and class_name[:1].isupper()):
+        return "error", "no library of models known here, and no class of one"
+    return "warning", "no library of models known here; whoever lacks it cannot load this by AutoPeftModel"
 
 
 @rule("CFG421", "error", "auto_mapping is malformed", needs=("config",),
