@@ -63,6 +63,9 @@ STRANGE = {
     "kasa without numbers": fields(kasa_config={}),
     "experts that are none": fields(target_parameters=["q_proj", 3]),
     "blocks": fields(use_bdlora={"nblocks": 4, "target_modules_bd_a": ["q_proj"], "match_strict": False}),
+    "squares beyond float64": strange(
+        **{"lora_A.weight": ("F64", np.full((8, WIDTH), 1e300) * numbers((8, WIDTH), 1))}
+    ),
     "layer of five thousand digits": lambda draft: draft.tensors.update(
         {f"{PREFIX}model.layers.{'1' * 5000}.q.lora_{part}.weight": numbers((8, 8), 1) for part in "AB"}
     ),
@@ -76,7 +79,7 @@ def test_nothing_breaks_the_pass(name, tmp_path):
     report = validated(draft, tmp_path)
     assert [unchecked for unchecked in report.unchecked if "internal" in unchecked.reason] == []
     kinds = {key: draft.dtypes.get(key, str(array.dtype)) for key, array in draft.tensors.items()}
-    expected = {key for key, kind in kinds.items() if kind in ("F32", "float32")}
+    expected = {key for key, kind in kinds.items() if kind in ("F32", "F64", "float32")}
     assert measure(written(draft, tmp_path / "again")).tensors.keys() == expected
 
 

@@ -144,7 +144,7 @@ def lone_peak(subject: Subject) -> Iterator[Problem]:
         saved.key.text
         for saved in trained(subject)
         if (moments := figures[saved.key.text]).size >= 256 and len(saved.info.shape) > 1
-        and moments.zeros < moments.size / 2 and moments.absmax**2 > moments.squares / 2
+        and moments.zeros < moments.size / 2 and moments.absmax * moments.absmax > moments.squares / 2
     )  # fmt: skip
     if keys:
         yield Problem(
