@@ -16,7 +16,16 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from adaptool.reports.schemas import read_schema, schema_names
-from adaptool.rules.config_schema import default_of, faults, fields_of, homes_of, newest_peft, peft_types, schema
+from adaptool.rules.config_schema import (
+    default_of,
+    faults,
+    fields_of,
+    homes_of,
+    newest_peft,
+    peft_types,
+    plainly_valid,
+    schema,
+)
 from adaptool.rules.draft import CONFIG
 from adaptool.rules.engine import Options, validate_subject
 from adaptool.rules.refusals import REFUSALS
@@ -368,6 +377,29 @@ def test_every_refusal_is_tried():
 )  # fmt: skip
 def test_a_fault_in_plain_words(field, value, message):
     assert [message] == [fault.message for fault in faults("LORA", {"peft_type": "LORA", field: value})]
+
+
+VALUES = [
+    None, True, False, 0, 1, -1, 2, 8, 8.0, 0.5, 1.5, -0.5, 10**400, float("nan"), float("inf"), "", "none", "all",
+    "TEXT", "lora_only", "8", "db1", [], [1], [True], ["a"], [None], [[0, 2]], [[0]], [[0, "a"]], {}, {"q": 8},
+    {"q": "8"}, {"q": [True]}, {"rho": 0.5}, {"rho": 2}, [1.0], ["a", 1],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", peft_types())
+def test_the_shortcut_agrees_with_jsonschema(kind):
+    """What is plainly valid is valid; 8.0 is a whole number to JSON Schema, and never to the shortcut."""
+    whole = Draft202012Validator(schema())
+    for field, value in itertools.product(fields_of(kind).values(), VALUES):
+        if plainly_valid(value, field):
+            assert list(whole.evolve(schema=field).iter_errors(value)) == [], (field, value)
+    assert not plainly_valid(8.0, {"type": "integer"})
+    assert not plainly_valid(True, {"type": ["integer", "number"]})
+
+
+def test_a_healthy_config_does_not_need_jsonschema(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jsonschema", None)  # importing it would raise
+    assert list(faults("LORA", CONFIG | {"bias": "lora_only", "init_lora_weights": "gaussian"})) == []
 
 
 def test_numbers_that_are_none():
