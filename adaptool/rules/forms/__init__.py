@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.tuners import TUNERS
 from adaptool.rules.forms.blocks import BLOCKS
-from adaptool.rules.forms.examination import Examination, examine, owners
+from adaptool.rules.forms.examination import Examination, examine
 from adaptool.rules.forms.grammar import Form
 from adaptool.rules.forms.low_rank import LOW_RANK
 from adaptool.rules.forms.matching import Fault
@@ -46,17 +46,26 @@ def features(adapter: Adapter, module: str) -> Features | None:
     return all_features(adapter).get(module)
 
 
+def emptied(adapter: Adapter) -> frozenset[str]:
+    """The saved keys that have no elements and need none: of modules that pruning left without a rank."""
+    form = FORMS.get(adapter.config.peft_type)
+    if form is None or not form.may_be_zero:
+        return frozenset()
+    found = examine(adapter, form)
+    wrong = {fault.module for fault in found.faults()}
+    sound = (reading.owner for reading in found.modules if reading.owner.name not in wrong)
+    return frozenset(info.name for owner in sound for info in owner.parts.values() if not info.size)
+
+
 def type_of(parts: Iterable[str]) -> str | None:
     """The PEFT type that has all of these parts, LORA first; None where none does."""
     named = list(parts)
     if all(re.fullmatch(TUNERS["LORA"].part, part) for part in named):
         return "LORA"
-    fits = (
-        name
-        for name, form in FORMS.items()
-        if all(form.owns(p, shared=True) or form.owns(p, shared=False) for p in named)
-    )
-    return next(fits, None)
+    for name, form in FORMS.items():
+        if all(form.owns(part, shared=True) or form.owns(part, shared=False) for part in named):
+            return name
+    return None
 
 
 __all__ = [
@@ -66,8 +75,8 @@ __all__ = [
     "Features",
     "Form",
     "all_features",
+    "emptied",
     "examine",
     "features",
-    "owners",
     "type_of",
 ]

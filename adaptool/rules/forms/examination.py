@@ -41,6 +41,9 @@ class Examination:
         for owner in self.strangers:
             text = f"{next(iter(owner.parts))} is no part of {title(self.config.peft_type)}"
             yield Fault("foreign", text, text, owner.name, owner.keys())
+        if not self.modules and self.shared.owner.parts and self.form.has_modules:
+            text = "what all modules share is there, and no module"
+            yield self.shared.fault("missing", text, *self.shared.owner.parts)
         for reading in (self.shared, *self.modules):
             yield from reading.faults
             yield from mistyped(reading, self.form, reading.owner.parts)

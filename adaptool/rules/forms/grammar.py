@@ -92,10 +92,15 @@ class Form:
     """Parts that hold whole numbers."""
     loose: frozenset[str] = frozenset()
     """Those of them that PEFT saves as float32 on Windows."""
-    may_be_empty: bool = False
-    """Whether a module may be left with rank 0."""
+    may_be_zero: frozenset[str] = frozenset()
+    """Axes of which nothing may be left, as AdaLoRA's pruning leaves some modules without a rank."""
     check: Callable[[Examination], Iterator[Fault]] | None = None
     """What the other fields cannot say."""
+
+    @property
+    def has_modules(self) -> bool:
+        """Whether every adapter of this type has modules with parts of their own."""
+        return any(all(choice.parts for choice in slot) for slot in self.slots)
 
     def owns(self, part: str, *, shared: bool) -> bool:
         """Whether a part is one of this type's."""

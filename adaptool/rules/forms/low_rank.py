@@ -36,7 +36,7 @@ def _glora(letter: str, field: str, default: str, lora: tuple[str, str], vector:
 LOW_RANK: Mapping[str, Form] = {
     "ADALORA": Form(
         slots=(always({"lora_A": "r in", "lora_B": "out r", "lora_E": "r 1"}),),
-        words=RANK, may_be_empty=True, check=adalora_masks,
+        words=RANK, may_be_zero=frozenset({"r"}), check=adalora_masks,
     ),
     "ADAMSS": Form(
         slots=(always({"adamss_A.#": "rank# r", "adamss_B.#": "rows# rank#", "adamss_newB": "r width"}),),

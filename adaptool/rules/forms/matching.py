@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -112,7 +113,7 @@ def _bind(reading: Reading, part: str, axes: str, form: Form) -> Iterator[Fault]
         must = f"[{', '.join(form.words.get(name, name) for name in names)}]"
         yield reading.fault("shape", f"{part} is {list(shape)} and must be {must}", part, group=f"axes {part}")
         return
-    if 0 in shape and not form.may_be_empty:
+    if any(not size and name not in form.may_be_zero for name, size in itertools.zip_longest(named, shape)):
         yield reading.fault("shape", f"{part} is {list(shape)}: it is empty", part, group=f"empty {part}")
         return
     for name, size in zip(named, shape, strict=False):

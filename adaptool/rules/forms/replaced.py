@@ -71,7 +71,7 @@ REPLACED: Mapping[str, Form] = {
     ),
     "OSF": Form(
         slots=(always({"osf_svd_params.U_low": "out k", "osf_svd_params.S_low": "k", "osf_svd_params.V_low": "k in"}),),
-        sizes={"k": _osf}, words={"k": "the number of trained singular values"}, may_be_empty=True,
+        sizes={"k": _osf}, words={"k": "the number of trained singular values"}, may_be_zero=frozenset({"k"}),
     ),
     "SHADOW": Form(
         slots=(always({

@@ -53,7 +53,7 @@ SPREAD: Mapping[str, Form] = {
         shared=(at_least_if(flag("save_projection", True), {
             "frod_V.@": "size@ size@", "frod_s_indices.@": "2 count@", "frod_s_size.@": "2"}),),
         whole=frozenset({"frod_s_indices.@", "frod_s_size.@"}), check=frod_categories,
-        may_be_empty=True,
+        may_be_zero=frozenset({"n"}),
     ),
     "SHIRA": Form(
         slots=(always({"shira_weight": "n", "shira_indices": "2 n"}),), sizes={"n": _shira},
