@@ -35,8 +35,8 @@ LARGE_ROW = 100.0
 """RMS of a full matrix: embeddings reach 10, and norms, which are vectors, are not asked."""
 
 LARGE_FACTOR, LARGE_UPDATE, ABSURD_UPDATE = 2.0, 1.0, 100.0
-"""RMS. A model's weights are about 0.02, healthy updates (3 400 modules were measured) below 0.1, and a factor's initial
-values at most 1."""
+"""RMS. A model's weights are about 0.02, healthy updates (of 3 400 modules) below 0.1, and a factor's initial values
+at most 1."""
 
 OUTLIER = 6.0
 """Robust z-score: see VAL040."""
