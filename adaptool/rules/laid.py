@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 from adaptool.adapters.adapter import Adapter
@@ -18,6 +19,7 @@ from adaptool.adapters.tuners import TUNERS
 from adaptool.archs.layouts import LAYOUTS
 from adaptool.archs.renames import disk_names
 from adaptool.errors import AdaptoolError, MismatchError, UnsupportedError
+from adaptool.rules.forms import all_features
 from adaptool.rules.leftovers import misspelt
 from adaptool.rules.subject import Subject
 from adaptool.summary.coverage import adapted_modules, misfits, planned, with_shapes
@@ -83,13 +85,38 @@ def _lay(adapter: Adapter, model: BaseModel) -> Laid:
         lacking = {} if problem is None else misfits(adapter, base)
         return Laid(base, quantised, plan, problem, modules, lacking)
     where = base if base.store else model
-    owners = {prefix for name in where.store for prefix in _prefixes(name)}
-    absent = {
-        module: MismatchError(f"{where.path} has no {module}", defect="no-module")
-        for module in modules
-        if not any(name in owners for name in disk_names(module.replace(".base_layer", ""), where.config))
-    }
-    return Laid(where, quantised, None, None, modules, absent)
+    return Laid(where, quantised, None, None, modules, _other_misfits(adapter, where, modules, shaped=bool(base.store)))
+
+
+def _other_misfits(
+    adapter: Adapter, base: BaseModel, modules: tuple[str, ...], *, shaped: bool
+) -> Mapping[str, AdaptoolError]:
+    """For types without a merge: modules that the base has not, or (``shaped``) not in the size their form tells."""
+    owners = {prefix for name in base.store for prefix in _prefixes(name)}
+    features = all_features(adapter) if shaped else {}
+    found: dict[str, AdaptoolError] = {}
+    for module in modules:
+        plain = module.replace(".base_layer", "")
+        tensor = base.find(f"{plain}.weight")
+        if tensor is None and not any(name in owners for name in disk_names(plain, base.config)):
+            found[module] = MismatchError(f"{base.path} has no {module}", defect="no-module")
+        elif tensor is not None and module in features and not _has_features(base, tensor, *features[module]):
+            out, inputs = ("?" if size is None else size for size in features[module])
+            found[module] = MismatchError(
+                f"{module}: the adapter is for [{out}, {inputs}] and the base's {tensor} is "
+                f"{list(base.store[tensor].shape)}", defect="shape",
+            )  # fmt: skip
+    return found
+
+
+def _has_features(base: BaseModel, tensor: str, out: int | None, inputs: int | None) -> bool:
+    """Whether a weight is (out, in) as far as they are known, or, where it may be a Conv1D's, the other way round."""
+    shape = base.store[tensor].shape
+    if len(shape) < 2:
+        return True
+    rows, columns = shape[0], prod(shape[1:])
+    ways = [(rows, columns)] if base.has_conv1d is False else [(rows, columns), (columns, rows)]
+    return any(out in (None, one) and inputs in (None, other) for one, other in ways)
 
 
 def _prefixes(name: str) -> Iterator[str]:
@@ -121,7 +148,7 @@ def family_of(modules: tuple[str, ...]) -> str | None:
     known = [model_type for model_type in LAYOUTS if spelt and spelt <= _names_of(model_type)]
     if not known:
         return None
-    return f"a {known[0]}" if len(known) == 1 else f"a {known[0]} or one of {len(known) - 1} families like it"
+    return known[0] if len(known) == 1 else f"{known[0]} and {len(known) - 1} families like it"
 
 
 def _names_of(model_type: str) -> set[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from adaptool.adapters.base import HEADS
+from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.names import projection_of
 from adaptool.adapters.tuners import TUNERS
+from adaptool.adapters.tuners.unmergeable import PROMPTS
 from adaptool.errors import AdaptoolError, UnsupportedError
 from adaptool.rules.draft import (
     LAYERS,
@@ -60,7 +62,7 @@ def another_model(subject: Subject) -> Iterator[Problem]:
     near = elsewhere(absent[0], found.base)
     yield Problem(
         f"the base{f', a {here},' if here else ''} has none of the adapter's modules, such as {absent[0]}"
-        + (f", which is {family}'s" if family else "")
+        + (f" (as in {family})" if family else "")
         + (f"; it has {near}, so the names may differ by a prefix only" if near else ""),
         subject.weights_name, tensors=keys_of(subject, absent), fix=TRAINED_ON,
     )  # fmt: skip
@@ -222,6 +224,37 @@ def lost_biases(subject: Subject) -> Iterator[Problem]:
             f"bias is {subject.fields['bias']!r}, and the biases of {first_of(lost)} are not in the file",
             subject.weights_name, "bias", keys_of(subject, tuple(lost)),
         )  # fmt: skip
+
+
+def _prompt(draft: Draft) -> None:
+    draft.config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 8,
+                    "token_dim": 2 * WIDTH, "num_layers": LAYERS, "num_transformer_submodules": 1}  # fmt: skip
+    draft.tensors = {"prompt_embeddings": numbers((8, 2 * WIDTH), 0)}
+
+
+@rule("BAS008", "error", "prompt of another model", needs=("adapter", "base"), breaks=_prompt)
+def another_prompt(subject: Subject) -> Iterator[Problem]:
+    """Virtual tokens are as wide as the base's own, and prefixes go into as many layers as it has; else nothing runs.
+
+    Fix: give --base the model it was trained on.
+    """
+    if subject.peft_type not in PROMPTS:
+        return
+    for field, names, types in PROMPT_SIZES:
+        size = subject.fields.get(field)
+        there = next((found for name in names if type(found := subject.model.text_config.get(name)) is int), None)
+        if subject.peft_type in types and type(size) is int and there not in (None, size):
+            yield Problem(
+                f"the adapter's {field} is {size}, and the base's {names[0]} is {there}", CONFIG_NAME, field,
+                fix=TRAINED_ON,
+            )  # fmt: skip
+
+
+PROMPT_SIZES = (
+    ("token_dim", ("hidden_size", "n_embd", "d_model"), PROMPTS - {"PREFIX_TUNING", "CARTRIDGE"}),
+    ("num_layers", ("num_hidden_layers", "num_layers", "n_layer"), {"PREFIX_TUNING", "CARTRIDGE"}),
+)
+"""A field, what a base's config calls the same, and the types for which the two are one number."""
 
 
 @rule("BAS019", "error", "a merge onto this base would fail", needs=("adapter", "base"),
