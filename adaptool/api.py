@@ -13,25 +13,19 @@ from typing import TYPE_CHECKING
 
 from adaptool.adapters.adapter import Adapter, open_adapter
 from adaptool.adapters.base import OPENERS, BaseModel, open_base
-from adaptool.archs.linear import quantised_by_training
 from adaptool.errors import UnsupportedError, UsageError
 from adaptool.jobs import default_workers
-from adaptool.merging.folder import MergeJob
-from adaptool.merging.merged import Rounding
-from adaptool.merging.merged import merge as merge_store
-from adaptool.merging.options import MergeOptions
-from adaptool.merging.provenance import origin_note
-from adaptool.tensors.bnb import Bnb4bit, NF4RoundTrip
-from adaptool.tensors.compute import compute_for
-from adaptool.tensors.dtypes import DType
 from adaptool.tensors.locate import locate
 from adaptool.tensors.sniff import sniff
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a verb needs is imported when it is called: the others start without it
     from adaptool.fixing.job import FixJob
     from adaptool.gguf.back_job import BackJob
     from adaptool.gguf.export import GgufOptions
     from adaptool.gguf.job import GgufJob
+    from adaptool.merging.folder import MergeJob
+    from adaptool.merging.merged import Rounding
+    from adaptool.merging.options import MergeOptions
     from adaptool.parity.gguf_verify import GgufVerifyJob
     from adaptool.parity.verify import VerifyJob
     from adaptool.rules.engine import Options as ValidationOptions
@@ -39,6 +33,7 @@ if TYPE_CHECKING:
     from adaptool.rules.finding import Severity
     from adaptool.rules.settings import Settings
     from adaptool.summary.summary import Summary
+    from adaptool.tensors.dtypes import DType
 
 Weighted = tuple[Path | str, float]
 
@@ -56,6 +51,9 @@ def open_inputs(
     adapters: Sequence[Weighted], base: Path | str, *, onto_nf4: bool = False, double_quant: bool = False
 ) -> Inputs:
     """Open adapters and base, and say how the base relates to what each adapter was trained on."""
+    from adaptool.merging.provenance import origin_note
+    from adaptool.tensors.bnb import Bnb4bit
+
     if not adapters:
         raise UsageError("no adapter given")
     opened = tuple((open_adapter(locate(path)), weight) for path, weight in adapters)
@@ -74,6 +72,9 @@ def open_inputs(
 
 
 def _onto_nf4(base: BaseModel, *, double_quant: bool) -> BaseModel:
+    from adaptool.archs.linear import quantised_by_training
+    from adaptool.tensors.bnb import Bnb4bit, NF4RoundTrip
+
     if isinstance(base.store, Bnb4bit):
         raise UsageError(f"{base.path} is 4-bit already", hint="leave --onto-nf4 out")
     if base.has_conv1d:
@@ -99,7 +100,11 @@ def merge(
     ``for nbytes in merge(...)`` runs it, ``job.report`` then tells what was done. An adapter in which ``validate``
     finds an error is refused, unless its code is in ``ignore``. Raises AdaptoolError.
     """
+    from adaptool.merging.folder import MergeJob
+    from adaptool.merging.merged import merge as merge_store
+    from adaptool.merging.options import MergeOptions
     from adaptool.rules.gate import refuse_errors
+    from adaptool.tensors.compute import compute_for
 
     inputs = open_inputs(adapters, base, onto_nf4=onto_nf4, double_quant=double_quant)
     merged = merge_store(inputs.base, inputs.adapters, rounding=rounding, compute=compute_for(device))
@@ -221,6 +226,9 @@ def verify_gguf(
     ``imatrix`` is what it was quantised with. Raises AdaptoolError where it cannot be checked.
     """
     from adaptool.gguf.imatrix import open_imatrix
+    from adaptool.merging.folder import MergeJob
+    from adaptool.merging.merged import merge as merge_store
+    from adaptool.merging.options import MergeOptions
     from adaptool.parity.gguf_model import merged_model_of, model_of
     from adaptool.parity.gguf_verify import open_gguf_job
 

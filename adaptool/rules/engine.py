@@ -122,9 +122,9 @@ def validate_subject(subject: Subject, options: Options) -> AdapterReport:
 
 def _applied(rule: Rule, subject: Subject) -> tuple[Problem, ...] | Unchecked:
     """What a rule finds; a rule that fails has not been checked, whether its reason is the adapter or a bug."""
-    if (lack := subject.lacks(rule.needs)) is not None:
-        return Unchecked(rule.code, lack.message)
     try:
+        if (lack := subject.lacks(rule.needs)) is not None:
+            return Unchecked(rule.code, lack.message)
         return tuple(rule.check(subject))
     except AdaptoolError as error:
         return Unchecked(rule.code, error.message)

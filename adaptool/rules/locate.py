@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.errors import FormatError, NotFoundError
+from adaptool.errors import DiskError, FormatError, NotFoundError
 
 OWN_NAMES = (CONFIG_NAME, WEIGHTS_NAME, PICKLE_NAME)
 """The files by which a folder is an adapter's, and which stand for it on a command line."""
@@ -29,7 +30,7 @@ class Target:
 
 def find_adapters(path: Path) -> Iterator[Target]:
     """The adapter ``path`` is, or all in the tree below it, in order. Raises NotFoundError where there is none."""
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         raise NotFoundError(f"{path}: no such file or folder")
     if not path.is_dir():
         yield _of_file(path)
@@ -37,7 +38,10 @@ def find_adapters(path: Path) -> Iterator[Target]:
     if is_adapter(path):
         yield Target(path)
         return
-    found = list(_below(path, 0))
+    try:
+        found = list(_below(path, 0))
+    except OSError as error:
+        raise DiskError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
     if not found:
         looks = "this looks like a model, not an adapter" if (path / "config.json").exists() else None
         raise NotFoundError(
@@ -49,7 +53,7 @@ def find_adapters(path: Path) -> Iterator[Target]:
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder claims to be an adapter: its config or its weights are there, sound or not."""
-    return any((folder / name).exists() or (folder / name).is_symlink() for name in OWN_NAMES)
+    return any(os.path.lexists(folder / name) for name in OWN_NAMES)
 
 
 def _of_file(path: Path) -> Target:

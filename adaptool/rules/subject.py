@@ -7,6 +7,7 @@ it needs; the parts it needs are there when it runs, and where one is not, the r
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -85,8 +86,7 @@ class Subject:
         if self.weights_file is not None:
             return self.weights_file
         names = (WEIGHTS_NAME, PICKLE_NAME)
-        return next((self.folder / name for name in names if (self.folder / name).is_symlink() or
-                     (self.folder / name).exists()), None)  # fmt: skip
+        return next((self.folder / name for name in names if os.path.lexists(self.folder / name)), None)
 
     @property
     def weights_name(self) -> str:
