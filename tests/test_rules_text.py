@@ -80,6 +80,7 @@ BROKEN = {
     "braces": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "CFG008"),
     "forty levels": (preceded('"note": ' + "[" * 40 + "]" * 40 + ","), "CFG008"),
     "megabytes": (b"{" + b" " * (5 << 20) + b"}", "CFG009"),
+    "a hundred thousand values": (preceded('"note": [' + '"",' * 100_000 + '""],'), "CFG009"),
     "an integer of 5000 digits": (preceded(f'"lora_alpha": {"9" * 5000},'), "CFG010"),
     "a lone surrogate": (preceded(r'"note": "\ud83d",'), "CFG011"),
 }
@@ -192,6 +193,8 @@ FIELDS = {
     "auto_map": ({"auto_map": {"AutoModel": "evil.Model"}}, {"CFG422": "error"}),
     "nested auto_map": ({"megatron_config": {"a": [{"auto_map": {"B": "c.D"}}]}}, {"CFG422": "error"}),
     "trust_remote_code": ({"trust_remote_code": True}, {"CFG422": "error"}),
+    "dunders in a name": ({"base_model_name_or_path": "org/dpo__v1__x"}, {}),
+    "a pattern with brackets": ({"target_modules": r".*eval(uator)?\.(q|v)_proj"}, {}),
     "no trust": ({"trust_remote_code": False, "auto_map": None}, {}),
     "hydra": ({"eva_config": {"_target_": "os.system"}}, {"CFG422": "error"}),
     "jsonpickle": ({"loftq_config": {"py/object": "subprocess.Popen"}}, {"CFG422": "error"}),
@@ -417,15 +420,19 @@ def test_what_is_no_secret(text):
     assert [found for search in searches for found in search(f"  {text}\n") if not found.example] == []
 
 
-def test_binary_files_and_vocabularies_are_left_alone(tmp_path):
+def test_vocabularies_and_weights_are_left_alone(tmp_path):
     files = {
-        "optimizer.bin": b"hf_" + RANDOM[:34].encode(),
-        "blob": b"\0hf_" + RANDOM[:34].encode(),
+        "model.safetensors": b"hf_" + RANDOM[:34].encode(),
+        "blob": b"\0api_key: " + RANDOM[:24].encode(),
+        "picture.png": b"\0hf_" + RANDOM[:34].encode() + bytes(300_000),
         "tokenizer.json": json.dumps({"api_key": RANDOM[:24]}).encode(),
     }
-    assert {
-        code: severity for code, severity in found(Draft(files=files), tmp_path).items() if code[:4] == "FIL3"
-    } == {}
+    assert {code for code in found(Draft(files=files), tmp_path) if code.startswith("FIL3")} == set()
+
+
+def test_a_token_in_the_pickled_arguments(tmp_path):
+    draft = Draft(files={"training_args.bin": b"\x80\x02X\x25\0\0\0hf_" + RANDOM[:34].encode() + b"q\0."})
+    assert messages(draft, tmp_path, "FIL301") == ["training_args.bin, byte 7 holds a Hugging Face token, hf_Q…"]
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from adaptool.rules.subject import Subject
 
 DEEPEST = 32
 """Levels: PEFT's own configs have three."""
+
+MOST_PLACES = 100_000
+"""Values of a config that are looked at: one layer of one module has a few, a mask's numbers are not counted."""
+
+PLAIN = 2**53
+"""Numbers below are read alike by every parser."""
 
 SHOWN = 60
 """Characters of a stranger's text that a message repeats."""
@@ -34,8 +44,15 @@ class Repeated:
     values: tuple[Any, ...]
 
 
+def config_places(subject: Subject) -> Sequence[Place]:
+    """Every value of the config, collected once; none where it cannot be read."""
+    config = subject.config_read.value
+    read = () if config is None else islice(places(dict(config.fields)), MOST_PLACES)
+    return subject.once("config_places", lambda: tuple(read))
+
+
 def places(value: Any, path: str = "", key: str | None = None, depth: int = 0) -> Iterator[Place]:
-    """Every value, the outer ones first; nothing below DEEPEST, and no truth value in a list (a mask has thousands)."""
+    """Every value, the outer ones first; nothing below DEEPEST, no plain number in a list (a mask has thousands)."""
     yield Place(path, key, value, depth)
     if depth > DEEPEST:
         return
@@ -45,7 +62,7 @@ def places(value: Any, path: str = "", key: str | None = None, depth: int = 0) -
             yield from places(inner, f"{path}.{short}" if path else short, name, depth + 1)
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            if not isinstance(inner, bool):
+            if not (isinstance(inner, int | float) and abs(inner) < PLAIN):
                 yield from places(inner, f"{path}.{number}", None, depth + 1)
 
 

@@ -22,9 +22,11 @@ FILE_LIMIT, TOTAL_LIMIT = 2 << 20, 8 << 20
 DEEPEST = 4
 """Folders below the adapter's: runs/, checkpoint-500/, additional_chat_templates/."""
 
-BINARY = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz", ".npy", ".onnx", ".h5", ".msgpack", ".model", ".png",
-          ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".zip", ".gz", ".tar", ".whl", ".parquet", ".arrow", ".mp4", ".wav",
-          ".ttf", ".woff", ".woff2", ".7z", ".xz", ".bz2", ".zst", ".pkl", ".so", ".dll")  # fmt: skip
+BINARY_LIMIT = 256 << 10
+"""Bytes of a file that is no text: training_args.bin has its token in clear, a picture or an archive has none."""
+
+WEIGHTS = (".safetensors", ".gguf", ".onnx", ".h5", ".npz", ".npy", ".parquet", ".arrow")
+BINARY = (".bin", ".pt", ".pth", ".pkl", ".model", ".msgpack")
 
 VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"}
 """Hundreds of thousands of pieces of words: some look like anything."""
@@ -40,6 +42,8 @@ class Text:
     field: str
     """``__metadata__.key``; "" where it is a file's."""
     content: str
+    binary: bool = False
+    """Whether it is no text: its characters are its bytes."""
 
     @property
     def name(self) -> str:
@@ -49,6 +53,12 @@ class Text:
     def line(self, at: int) -> int:
         """The line of a character, from 1."""
         return self.content.count("\n", 0, at) + 1
+
+    def place(self, at: int) -> str:
+        """Where a character stands, in words."""
+        if self.field:
+            return f"{self.field} of {self.file}"
+        return f"{self.file}, byte {at}" if self.binary else f"{self.file}, line {self.line(at)}"
 
 
 def texts(subject: Subject) -> tuple[Text, ...]:
@@ -68,13 +78,13 @@ def _files(folder: Path) -> Iterator[Text]:
     for number, name in enumerate(walk(folder)):
         if number == MOST_FILES or left <= 0:
             return
-        if name.lower().endswith(BINARY):
+        if name.lower().endswith(WEIGHTS):
             continue
         data = _head(folder / name, min(FILE_LIMIT, left))
-        content = _decoded(data)
-        if content:
+        binary = name.lower().endswith(BINARY) or _is_binary(data)
+        if data and (not binary or len(data) <= BINARY_LIMIT):
             left -= len(data)
-            yield Text(name, "", content)
+            yield Text(name, "", data.decode("latin-1") if binary else _decoded(data), binary)
 
 
 def walk(folder: Path, below: str = "", depth: int = 0) -> Iterator[str]:
@@ -104,9 +114,10 @@ def _head(path: Path, limit: int) -> bytes:
         return b""
 
 
+def _is_binary(data: bytes) -> bool:
+    return not data.startswith(tuple(mark for mark, _ in MARKS)) and b"\0" in data[:8192]
+
+
 def _decoded(data: bytes) -> str:
-    """The text of these bytes; "" where they are no text."""
-    encoding = next((name for mark, name in MARKS if data.startswith(mark)), None)
-    if encoding is None and b"\0" in data[:8192]:
-        return ""
-    return data.decode(encoding or "utf-8", "replace")
+    encoding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
+    return data.decode(encoding, "replace")

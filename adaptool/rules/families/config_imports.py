@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.document import places, shown
+from adaptool.rules.document import config_places, shown
 from adaptool.rules.draft import fields
 from adaptool.rules.finding import Problem, Severity
+from adaptool.rules.jinja.words import DUNDERS
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 
@@ -29,7 +30,8 @@ LOADS_CODE = {
 """Keys by which transformers, diffusers, Hydra, jsonargparse and jsonpickle import what their value names."""
 
 CODE = re.compile(
-    r"__\w{2,20}__|\b(?:os\.(?:system|popen)|subprocess\.|importlib\.|(?:eval|exec|compile)\s*\()|!!python/"
+    DUNDERS.pattern
+    + r"|\b(?:os\.(?:system|popen)|subprocess\.|importlib\.)|(?<![\w.*\\])(?:eval|exec)\(['\"\w]|!!python/"
 )
 """What stands in Python code and in no name, number or pattern of a config."""
 
@@ -102,7 +104,7 @@ def remote_code(subject: Subject) -> Iterator[Problem]:
 
     Fix: delete the field, and ask why it was there.
     """
-    for place in places(dict(subject.fields)):
+    for place in config_places(subject):
         name = "" if place.key is None else place.key
         if (name in LOADS_CODE or re.fullmatch(r"__\w+__", name)) and place.value not in (None, False, {}, [], ""):
             yield Problem(f"{shown(place.path)} is {shown(place.value)}: a loader that follows it imports code",

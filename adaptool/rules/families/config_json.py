@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 
 from adaptool.adapters.config import CONFIG_LIMIT, CONFIG_NAME
-from adaptool.rules.document import DEEPEST, Place, places, repeated_keys, shown
+from adaptool.rules.document import DEEPEST, MOST_PLACES, config_places, repeated_keys, shown
 from adaptool.rules.draft import Draft, fields, file
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
@@ -128,8 +128,7 @@ def nan_literal(subject: Subject) -> Iterator[Problem]:
     Fix: put the number that was meant.
     """
     if damage(subject) == "nan-literal":
-        fields = subject.config_read.value.fields if subject.config_read.value is not None else {}
-        found = [place for place in places(dict(fields)) if isinstance(place.value, float)]
+        found = [place for place in config_places(subject) if isinstance(place.value, float)]
         where = [place.path for place in found if not math.isfinite(place.value)]
         more = f" in {', '.join(where[:3])}" if where else ""
         yield Problem(f"{CONFIG_NAME} {_words(subject)}{more}", CONFIG_NAME, where[0] if where else "")
@@ -154,7 +153,7 @@ def too_deep(subject: Subject) -> Iterator[Problem]:
     """
     if damage(subject) == "too-deep":
         yield Problem(f"{CONFIG_NAME} is nested deeper than a parser follows", CONFIG_NAME)
-    deep = next((place for place in _places(subject) if place.depth > DEEPEST), None)
+    deep = next((place for place in config_places(subject) if place.depth > DEEPEST), None)
     if deep is not None:
         field = deep.path.split(".")[0]
         yield Problem(f"{shown(field)} is nested more than {DEEPEST} levels deep", CONFIG_NAME, field)
@@ -169,6 +168,8 @@ def too_large(subject: Subject) -> Iterator[Problem]:
     if damage(subject) == "too-large":
         size = (subject.folder / CONFIG_NAME).stat().st_size
         yield Problem(f"{CONFIG_NAME} has {size} bytes; {CONFIG_LIMIT} are read at most", CONFIG_NAME)
+    if len(config_places(subject)) >= MOST_PLACES:
+        yield Problem(f"{CONFIG_NAME} holds {MOST_PLACES} values or more; the rest is not looked at", CONFIG_NAME)
 
 
 @rule("CFG010", "error", "a number no parser agrees on", breaks=fields(lora_alpha=10**30))
@@ -181,7 +182,7 @@ def huge_number(subject: Subject) -> Iterator[Problem]:
         yield Problem(f"{CONFIG_NAME} holds an integer of thousands of digits", CONFIG_NAME)
     if damage(subject) not in ("", "duplicate-key"):
         return
-    for place in _places(subject):
+    for place in config_places(subject):
         value = place.value
         if isinstance(value, float) and not math.isfinite(value):
             yield Problem(
@@ -211,7 +212,7 @@ def unprintable(subject: Subject) -> Iterator[Problem]:
     """
     if damage(subject) == "lone-surrogate":
         return
-    for place in _places(subject):
+    for place in config_places(subject):
         if place.key is not None and (sign := _unprintable(place.key, prose=False)):
             yield Problem(f"the key {shown(place.key)} holds {sign}", CONFIG_NAME, place.path)
         if isinstance(place.value, str) and (sign := _unprintable(place.value, prose=place.path in PROSE)):
@@ -229,9 +230,3 @@ def _unprintable(text: str, *, prose: bool) -> str:
             name = unicodedata.name(character, "a control character").lower()
             return f"U+{code:04X} ({name})"
     return ""
-
-
-def _places(subject: Subject) -> tuple[Place, ...]:
-    """Every value of the config, collected once."""
-    config = subject.config_read.value
-    return subject.once("config_places", lambda: () if config is None else tuple(places(dict(config.fields))))

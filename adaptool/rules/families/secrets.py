@@ -44,6 +44,8 @@ class Scanned:
 def _scan(text: Text) -> Scanned:
     content = text.content
     found, keys = tuple(tokens(content)), tuple(private_keys(content))
+    if text.binary:
+        return Scanned(text, found, keys, (), ())
     entered = tuple(_outside(logins(content), found))
     trusted = SECRET_FILES.fullmatch(text.name) is None
     values = iter(()) if text.name in VOCABULARIES else islice(assignments(content, trusted=trusted), MOST)
@@ -62,11 +64,10 @@ def _reported(subject: Subject, part: Callable[[Scanned], tuple[Credential, ...]
 
 def _problem(text: Text, what: str, group: list[Credential], example: bool) -> Problem:
     first = min(group, key=lambda found: found.at)
-    place = f"{text.field} of {text.file}" if text.field else f"{text.file}, line {text.line(first.at)}"
     more = f" (and {len(group) - 1} more)" if len(group) > 1 else ""
     kind = f"what looks like an example of a {what}" if example else what
     article = "" if example else "an " if what[0] in "AEIOUaeiou" and not what.startswith("U") else "a "
-    message = f"{place} holds {article}{kind}, {first.shown}{more}"
+    message = f"{text.place(first.at)} holds {article}{kind}, {first.shown}{more}"
     return Problem(
         message, text.file, text.field or _config_field(text, first.at), severity="info" if example else None
     )
@@ -137,7 +138,6 @@ def home_folder(subject: Subject) -> Iterator[Problem]:
     Fix: write paths relative to the project, or names of data sets.
     """
     for text in texts(subject):
-        found = HOMES.search(text.content) if text.name not in VOCABULARIES else None
+        found = None if text.binary or text.name in VOCABULARIES else HOMES.search(text.content)
         if found is not None:
-            place = text.field or f"line {text.line(found.start())}"
-            yield Problem(f"{text.file} ({place}) names the home folder {found[0][:60]}", text.file, text.field)
+            yield Problem(f"{text.place(found.start())} names the home folder {found[0][:60]}", text.file, text.field)

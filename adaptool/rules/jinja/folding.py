@@ -92,7 +92,7 @@ def _spine(folder: Folder, node: nodes.BinExpr, depth: int) -> Any:
         inner = inner.left
     value = folder.fold(inner, depth)
     for step in reversed(right):
-        value = small(OPERATORS[type(step)](value, folder.fold(step.right, depth)))
+        value = small(applied(OPERATORS[type(step)], [value, folder.fold(step.right, depth)]))
     return value
 
 
@@ -107,7 +107,7 @@ def _item(folder: Folder, node: nodes.Getitem, depth: int) -> Any:
         where = folder.fold(node.arg, depth)
     try:
         return value[where]
-    except (TypeError, IndexError, KeyError, ValueError):
+    except (TypeError, IndexError, KeyError, ValueError, OverflowError):
         raise Unknown from None
 
 
