@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -629,3 +631,8 @@ def test_a_healthy_folder(tmp_path):
         "tokenizer.json": b'{"model": {"vocab": {"secret": 1, "sk-": 2, "hf_": 3}}}',
     }
     assert found(Draft(files=files), tmp_path) == {}
+
+
+def test_jinja_is_only_imported_where_there_is_a_template():
+    program = "import sys, adaptool.rules; sys.exit('jinja2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
