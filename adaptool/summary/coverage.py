@@ -22,7 +22,7 @@ from adaptool.errors import AdaptoolError, MismatchError
 from adaptool.jobs import default_workers, run
 from adaptool.merging.merged import Merged, refuse_lost_rows
 from adaptool.merging.provenance import QUANTISED_NAME, base_name, origin_note
-from adaptool.summary.contents import misshapen, place_of, saved_tensors
+from adaptool.summary.contents import Place, misshapen, place_of, saved_tensors
 from adaptool.summary.expected import shapes_store, trained_config
 from adaptool.tensors.compute import NumpyCompute
 from adaptool.tensors.store import Store
@@ -116,12 +116,19 @@ def misfits(
     """
     units = {module: tuple(parts.values()) for module, parts in adapter.modules.items()}
     units |= {parameter: (key,) for parameter, key in adapter.full_tensors.items()}
-    found = {}
+    found: dict[str, AdaptoolError] = {}
+    absent: dict[Place, AdaptoolError] = {}
     for name, keys in units.items():
+        place = place_of(name)
+        if place in absent:  # a base without one expert has none of those after it either; looking takes its time
+            found[name] = absent[place]
+            continue
         alone = Selected(adapter.store, {key_in_base(key): key for key in keys})
         _, error = planned(replace(adapter, store=alone), base)
         if error is not None and error.defect != "lost-rows":
             found[name] = error
+            if error.defect == "no-module":
+                absent[place] = error
     return found
 
 

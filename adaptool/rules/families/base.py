@@ -147,7 +147,8 @@ def transposed(subject: Subject) -> Iterator[Problem]:
     found = laid(subject)
     if found.base.has_conv1d is not False or subject.fields.get("target_parameters"):
         return
-    wrong = tuple(module.name for module in subject.low_rank if _fits_transposed(module, found))
+    here = (module for module in subject.low_rank if module.name not in found.misfits)
+    wrong = tuple(module.name for module in here if _fits_transposed(module, found))
     if wrong:
         module = next(module for module in subject.low_rank if module.name == wrong[0])
         yield Problem(
