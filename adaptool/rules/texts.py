@@ -31,6 +31,9 @@ BINARY = (".bin", ".pt", ".pth", ".pkl", ".model", ".msgpack")
 VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json"}
 """Hundreds of thousands of pieces of words: some look like anything."""
 
+VOCABULARY_LIMIT = 128 << 10
+"""Bytes: its head, where a tokenizer.json has its settings."""
+
 MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
@@ -80,7 +83,8 @@ def _files(folder: Path) -> Iterator[Text]:
             return
         if name.lower().endswith(WEIGHTS):
             continue
-        data = _head(folder / name, min(FILE_LIMIT, left))
+        own = name.rpartition("/")[2].lower()
+        data = _head(folder / name, min(VOCABULARY_LIMIT if own in VOCABULARIES else FILE_LIMIT, left))
         binary = name.lower().endswith(BINARY) or _is_binary(data)
         if data and (not binary or len(data) <= BINARY_LIMIT):
             left -= len(data)
