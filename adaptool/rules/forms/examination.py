@@ -58,8 +58,9 @@ def examine(adapter: Adapter, form: Form, without: Container[str] = ()) -> Exami
     config = adapter.config
     shared, modules = owners(adapter, without)
     known = read(_own(shared, form, shared=True), form.shared, form, config, None)
+    common = known.only(form.shared_axes)
     own = [_own(owner, form, shared=False) for owner in modules]
-    readings = tuple(read(owner, form.slots, form, config, known) for owner in own if owner.parts)
+    readings = tuple(read(owner, form.slots, form, config, common) for owner in own if owner.parts)
     strangers = [_without(shared, foreign(shared, form, shared=True))] if config.peft_type not in PROMPTS else []
     strangers += [_without(owner, foreign(owner, form, shared=False)) for owner in modules]
     return Examination(config, form, known, readings, tuple(owner for owner in strangers if owner.parts))

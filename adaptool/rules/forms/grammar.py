@@ -52,9 +52,9 @@ def _always(config: AdapterConfig, module: str) -> bool:
     return True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Choice:
-    """Parts that are saved together."""
+    """Parts that are saved together. Like a Form, itself and no other's equal: what is found of it is remembered."""
 
     parts: Mapping[str, str]
     when: When = _always
@@ -74,7 +74,7 @@ class Relation:
     """With the sizes in braces: "{out} rows, and the shared one has {most_out}"."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Form:
     """What one PEFT type saves."""
 
@@ -102,9 +102,16 @@ class Form:
         """Whether every adapter of this type has modules with parts of their own."""
         return any(all(choice.parts for choice in slot) for slot in self.slots)
 
+    @property
+    def shared_axes(self) -> frozenset[str]:
+        """Axes of shared tensors that modules may have too: all but those of each number's or word's own."""
+        choices = (choice for slot in self.shared for choice in slot)
+        axes = (axis for choice in choices for text in choice.parts.values() for axis in text.split())
+        return frozenset(axis for axis in axes if not axis.endswith(("#", "@")))
+
     def owns(self, part: str, *, shared: bool) -> bool:
         """Whether a part is one of this type's."""
-        return any(matched(name, part) for slot in (self.shared if shared else self.slots) for name in names_of(slot))
+        return any(in_slot(slot, part) for slot in (self.shared if shared else self.slots))
 
 
 def always(parts: Mapping[str, str]) -> Slot:
@@ -132,9 +139,16 @@ def at_least_if(when: When, parts: Mapping[str, str]) -> Slot:
     return (Choice(parts), Choice({}, lambda config, module: not when(config, module)))
 
 
+@lru_cache(maxsize=512)
 def names_of(slot: Slot) -> tuple[str, ...]:
     """Every name of a part in a slot."""
     return tuple(dict.fromkeys(name for choice in slot for name in choice.parts))
+
+
+@lru_cache(maxsize=4096)
+def in_slot(slot: Slot, part: str) -> bool:
+    """Whether a part is of one of a slot's choices."""
+    return any(matched(name, part) for name in names_of(slot))
 
 
 @lru_cache(maxsize=512)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from adaptool.adapters.config import AdapterConfig
-from adaptool.rules.forms.grammar import Form, Slot, expand, matched, names_of
+from adaptool.rules.forms.grammar import Form, Slot, expand, in_slot, matched
 from adaptool.tensors.store import TensorInfo
 
 Kind = Literal["missing", "foreign", "shape", "size", "rows", "type"]
@@ -52,6 +52,11 @@ class Reading:
     """The part each size was first seen in."""
     faults: tuple[Fault, ...] = ()
 
+    def only(self, axes: frozenset[str]) -> Reading:
+        """The sizes of some axes."""
+        kept = {name: size for name, size in self.sizes.items() if name in axes}
+        return Reading(self.owner, kept, {name: part for name, part in self.origin.items() if name in axes})
+
     def fault(self, kind: Kind, text: str, *parts: str, group: str = "", field: str = "") -> Fault:
         """A fault of this module."""
         return Fault(kind, text, group or text, self.owner.name, self.owner.keys(parts), field)
@@ -62,7 +67,7 @@ def read(owner: Owner, slots: tuple[Slot, ...], form: Form, config: AdapterConfi
     reading = Reading(owner, dict(known.sizes), dict(known.origin)) if known else Reading(owner)
     faults: list[Fault] = []
     for slot in slots:
-        present = [part for part in owner.parts if any(matched(name, part) for name in names_of(slot))]
+        present = [part for part in owner.parts if in_slot(slot, part)]
         choices = [choice for choice in slot if choice.when(config, owner.name)]
         wanted = [expand(choice, slot, present) for choice in choices]
         exact = [parts for parts in wanted if parts.keys() == set(present)]
@@ -77,8 +82,9 @@ def read(owner: Owner, slots: tuple[Slot, ...], form: Form, config: AdapterConfi
 
 def _incomplete(reading: Reading, present: list[str], wanted: list[dict[str, str]]) -> Iterator[Fault]:
     """Parts missing from, or beyond, the nearest choice; parts never seen together with those are left out."""
-    near = min(wanted, key=lambda parts: (len(parts.keys() ^ set(present)), -len(parts.keys() & set(present))))
-    missing = [part for part in near if part not in present]
+    here = set(present)
+    near = min(wanted, key=lambda parts: (len(parts.keys() ^ here), -len(parts.keys() & here)))
+    missing = [part for part in near if part not in here]
     surplus = [part for part in present if part not in near]
     if missing:
         beside = f" beside {present[0]}" if present else ""
