@@ -18,7 +18,7 @@ from adaptool.adapters.tuners import TUNERS
 from adaptool.adapters.tuners.unmergeable import LATER, PROMPTS, ROUTED
 from adaptool.errors import UnsupportedError
 from adaptool.rules.subject import Subject
-from adaptool.summary.contents import STEMS, Saved
+from adaptool.summary.contents import NEEDED_FIELDS, STEMS, Saved
 
 Bucket = Literal[
     "wrapper", "doubled", "named", "format", "prefix", "tuner", "part", "switch", "bias", "weight", "nothing"
@@ -151,23 +151,30 @@ def _name_in(text: str, *, headed: bool) -> str | None:
 def _remainder(tensor: Saved, config: AdapterConfig, *, adalora: bool) -> Iterator[Bucket]:
     """What a key is whose spelling is right, the likeliest first; nothing where the config accounts for it."""
     key, lora = tensor.key, config.peft_type == "LORA"
-    shared = lora and not key.module and key.part != FULL  # LoRA's modules share nothing
-    if not (tensor.role in ("undeclared", "stray") or shared or _hidden(tensor)):
+    shared = lora and key.text and not key.module and key.part != FULL  # LoRA's modules share nothing
+    off = lora and key.module and _switched_off(key.part, config)
+    if not (tensor.role in ("undeclared", "stray") or shared or off or _hidden(tensor)):
         return
+    if off:
+        yield "switch"
     if lora and tuner_of(key.text) and (adalora or TUNER_PART.search(key.text)):
         yield "tuner"
     if shared:
         yield "prefix"
     if lora and key.part == FULL and re.search(r"\.lora_[A-Za-z0-9_]+(?:\.|$)", key.text):
         yield "part"
-    if key.part != FULL and not _hidden(tensor):
-        yield "switch"
     leaf = projection_of(key.text)
     if leaf == "bias" and key.module:
         yield "bias"
     if leaf == "weight" and key.module not in ("weight", ""):
         yield "weight"
     yield "nothing"
+
+
+def _switched_off(part: str, config: AdapterConfig) -> bool:
+    """Whether a part belongs to a variant that the config does not name; an empty ``kasa_config: {}`` names it."""
+    fields = [field for begin, field in NEEDED_FIELDS.items() if part.startswith(begin)]
+    return any(config.fields.get(field) in (None, False) for field in fields)
 
 
 def _hidden(tensor: Saved) -> bool:

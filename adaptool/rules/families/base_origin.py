@@ -126,7 +126,7 @@ def uncovered(subject: Subject) -> Iterator[Problem]:
     Fix: save it again whole, or give --base the model it was trained on.
     """
     found = laid(subject)
-    if chooses_layers(subject.config) or subject.fields.get("layer_replication"):
+    if found.failing("no-module") or chooses_layers(subject.config) or subject.fields.get("layer_replication"):
         return
     lacking: dict[tuple[int, ...], list[Target]] = {}
     modules = subject.low_rank if subject.peft_type in TUNERS else ()

@@ -148,7 +148,8 @@ def whole_vocabulary(subject: Subject) -> Iterator[Problem]:
 
     Fix: nothing, if the vocabulary was resized; else save again with save_embedding_layers=False.
     """
-    carried = [t for t in subject.saved if t.role == "carried" and t.key.text not in keys_in(subject, "weight")]
+    said = {key for keys in leftovers(subject).values() for key in keys}
+    carried = [t for t in subject.saved if t.role == "carried" and t.key.text not in said]
     whole = [t for t in carried if ".original_module." not in t.key.text and ".modules_to_save." not in t.key.text]
     if not whole:
         return
