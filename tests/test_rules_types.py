@@ -71,13 +71,7 @@ def test_every_peft_type_has_a_form_and_a_healthy_adapter():
     assert FORMS.keys() == PROMPTS | ROUTED | LATER
 
 
-TAKEN_FOR_DAMAGE = {"adalora-emptied": "FIL106 does not ask forms.emptied() which tensors may be empty"}
-
-
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.xfail(reason=TAKEN_FOR_DAMAGE[name], strict=False))
-    if name in TAKEN_FOR_DAMAGE else name for name in CASES
-])  # fmt: skip
+@pytest.mark.parametrize("name", CASES)
 def test_healthy(adapters, name):
     found = report(adapters[name])
     wrong = {(finding.code, finding.message) for finding in found.findings if finding.severity != "info"}

@@ -9,6 +9,7 @@ from adaptool.adapters.adapter import WEIGHTS_NAME
 from adaptool.rules.damage import damaged
 from adaptool.rules.draft import Draft, file, framed, numbers
 from adaptool.rules.finding import Problem
+from adaptool.rules.forms import emptied
 from adaptool.rules.listing import Entry, listing, printable
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
@@ -105,7 +106,9 @@ def zero_elements(subject: Subject) -> Iterator[Problem]:
     Fix: save again with stage3_gather_16bit_weights_on_model_save, or convert with zero_to_fp32.py.
     """
     keys = tuple(key for key in subject.store if subject.store[key].size == 0)
-    if keys:
+    adapter = subject.adapter_opened.value if keys else None
+    pruned = emptied(adapter) if adapter is not None else frozenset()
+    if keys := tuple(key for key in keys if key not in pruned):
         shape = list(subject.store[keys[0]].shape)
         message = f"{len(keys)} of {len(subject.store)} tensors have no elements, first {printable(keys[0])} {shape}"
         yield Problem(message, subject.weights_name, tensors=keys)
