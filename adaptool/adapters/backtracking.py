@@ -23,6 +23,9 @@ LIMIT = 1e7
 HARMLESS_LOOPS = 3.75
 """Three letters or classes that repeat one after the other, and three options: 64³/6 · 2³ ways at most."""
 
+LONGEST_NAME = 1000
+"""Letters of a given name that are counted."""
+
 BEAM = 12
 LETTERS = "abcdefghijklmnopqrstuvwxyz_0123456789.ABCDEFGHIJKLMNOPQRSTUVWXYZ-"
 """Of letters that a pattern does not tell apart, the name gets the first of these."""
@@ -92,7 +95,7 @@ def _counted(automaton: Automaton, name: str) -> float:
         return 1.0
     steps, accepts = _steps(automaton), np.array(automaton.accepts)
     ahead, total = steps.start[None, :], 1.0
-    for letter in name:
+    for letter in name[:LONGEST_NAME]:
         there = ahead * (accepts[:, ord(letter)] if ord(letter) < ASCII else False)
         total += float(there.sum())
         if not 0 < there.sum() < 1e200:

@@ -39,6 +39,10 @@ PATTERN_SECONDS = 0.25
 """A pattern is matched against one short module name; more than this is a pattern that runs away."""
 
 
+MOST_PARAMETERS = 64
+"""Of one module, by name: PEFT nests a wrapper for each."""
+
+
 @dataclass(frozen=True)
 class AdapterConfig:
     """One adapter's configuration: ``fields`` as written, and typed access to what a merge needs."""
@@ -89,11 +93,37 @@ class AdapterConfig:
 
     def names(self, name: str) -> tuple[str, ...]:
         """A field that is null, one name, or a list of names; sets are saved in any order, so it is sorted."""
+        if name not in self._names:
+            self._names[name] = self._sorted_names(name)
+        return self._names[name]
+
+    @cached_property
+    def _names(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    def _sorted_names(self, name: str) -> tuple[str, ...]:
         value = self.fields.get(name) or []
         items = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else None
         if items is None or not all(isinstance(item, str) for item in items):
             raise FormatError(f"{self.where}: {name} must be a name or a list of names, not {value!r}")
         return tuple(sorted(items))
+
+    @cached_property
+    def kept_endings(self) -> Mapping[int, frozenset[str]]:
+        """modules_to_save by length: PEFT takes every module whose name *ends with* an entry."""
+        by_length: dict[int, set[str]] = {}
+        for name in self.names("modules_to_save"):
+            by_length.setdefault(len(name), set()).add(name)
+        return {length: frozenset(names) for length, names in by_length.items()}
+
+    @cached_property
+    def wrapped_parameters(self) -> Mapping[str, frozenset[str]]:
+        """target_parameters by owner: ``{"mlp.experts": {"gate_up_proj", "down_proj"}}``; "" owns a bare name."""
+        by_owner: dict[str, set[str]] = {}
+        for name in self.names("target_parameters"):
+            owner, _, leaf = name.rpartition(".")
+            by_owner.setdefault(owner, set()).add(leaf)
+        return {owner: frozenset(leaves) for owner, leaves in by_owner.items() if len(leaves) <= MOST_PARAMETERS}
 
     @cached_property
     def rank(self) -> int:

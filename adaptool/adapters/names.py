@@ -10,6 +10,7 @@ that replaces the base's.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 PREFIX = "base_model.model."
@@ -18,6 +19,10 @@ SHARED_PREFIX = "base_model."
 
 FULL = "full"
 """The part of a tensor that replaces the base's whole."""
+
+
+MOST_SEGMENTS = 100
+"""Of a name that is looked up by its endings: a dozen is many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,19 @@ def layer_of(name: str) -> int | None:
     """The layer a module belongs to: its first numbered segment, as PEFT counts ``layers_to_transform``."""
     match = re.search(r"(?:^|\.)(\d{1,9})(?:\.|$)", name)
     return int(match.group(1)) if match else None
+
+
+def endings_of(name: str) -> set[str]:
+    """The whole name, and what is left of it after each of its last dots: what an entry in a list of targets may be."""
+    dots = [at for at, letter in enumerate(name) if letter == "."][-MOST_SEGMENTS:]
+    return {name, *(name[at + 1 :] for at in dots)}
+
+
+def kept_by(name: str, endings: Mapping[int, frozenset[str]]) -> set[str]:
+    """The entries, by length, that a module or one it lies in ends with, as plain strings."""
+    stops = [*(at for at, letter in enumerate(name) if letter == "."), len(name)]
+    found = ((n, name[stop - n : stop]) for stop in stops for n in endings if n <= stop)
+    return {ending for n, ending in found if ending in endings[n]}
 
 
 def projection_of(name: str) -> str:

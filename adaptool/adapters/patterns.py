@@ -56,15 +56,15 @@ class Patterns:
 
     def _plain(self, module: str) -> Iterator[str]:
         """The plain keys that are an ending of ``module``, after a dot; a key's dot is any letter."""
-        ending = module
-        while ending:
-            for dots in self.dots.get(len(ending), ()):
-                letters = list(ending)
+        for length, places in self.dots.items():
+            if length > len(module) or (length < len(module) and module[-length - 1] != "."):
+                continue
+            for dots in places:
+                letters = list(module[-length:])
                 for at in dots:
                     letters[at] = "."
                 if (key := "".join(letters)) in self.plain:
                     yield key
-            ending = ending.partition(".")[2]
 
     def _expression(self, key: str, module: str) -> bool:
         try:

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 
 from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.config import AdapterConfig, matches, matches_whole
-from adaptool.adapters.names import projection_of
+from adaptool.adapters.names import MOST_SEGMENTS, endings_of, projection_of
 from adaptool.adapters.patterns import PLAIN
 from adaptool.errors import AdaptoolError
 from adaptool.rules.expressions import ALL_LINEAR, sound
 from adaptool.rules.subject import Subject
 from adaptool.summary.contents import runtime_name
 from adaptool.summary.expected import in_layers, kept_whole
-from adaptool.summary.unaccounted import endings
 
 BY_OTHER_MEANS = {"ADAPTION_PROMPT", "TRAINABLE_TOKENS", "SHADOW", "XLORA"}
 """PEFT types that find their modules in their own way, or adapt a second model."""
+
+
+MOST_LAYERS = 1000
+"""Entries of layers_to_transform or layers_pattern that are followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,51 +69,75 @@ def _told(subject: Subject) -> bool:
         return False
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         return False
-    return all(sound(subject, field) for field in ("target_modules", "exclude_modules", "modules_to_save"))
+    lengths = {field: subject.fields.get(field) for field in ("layers_to_transform", "layers_pattern")}
+    if any(isinstance(value, list) and len(value) > MOST_LAYERS for value in lengths.values()):
+        return False
+    return all(sound(subject, f) for f in ("target_modules", "exclude_modules", "modules_to_save", "layers_pattern"))
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """A config's lists of names, made to be asked for thousands of modules."""
+
+    config: AdapterConfig
+    targets: frozenset[str]
+    excluded: frozenset[str]
+    kept: frozenset[str]
+    """Of modules_to_save, plain names."""
+    kept_patterns: tuple[str, ...]
+
+    def reason(self, module: str) -> str:
+        """Why PEFT would not adapt ``module``; "" where it would."""
+        if self._named(module, "exclude_modules", self.excluded):
+            return "exclude_modules takes it out"
+        if self._inside(module):
+            return "it lies in a module of modules_to_save"
+        if not self._named(module, "target_modules", self.targets):
+            return "target_modules does not name it"
+        if isinstance(self.config.fields.get("target_modules"), str) or module in self.targets:
+            return ""
+        return "" if in_layers(module, self.config) else "its layer is not in layers_to_transform"
+
+    def _named(self, module: str, field: str, names: frozenset[str]) -> bool:
+        value = self.config.fields.get(field)
+        if isinstance(value, str):
+            return bool(value) and matches_whole(value, module, self.config.where)
+        return not names.isdisjoint(endings_of(module))
+
+    def _inside(self, module: str) -> bool:
+        """PEFT's match of modules_to_save: an entry is one segment of the name or several, anywhere in it."""
+        segments = module.split(".")[:MOST_SEGMENTS]
+        starts = range(len(segments)) if self.kept else ()
+        inner = (".".join(segments[a:b]) for a in starts for b in range(a + 1, min(a + 4, len(segments)) + 1))
+        return any(name in self.kept for name in inner) or any(
+            matches(rf"(^|.*\.){pattern}($|\..*)", module, self.config.where) for pattern in self.kept_patterns
+        )
+
+
+def _lists(config: AdapterConfig) -> Lists:
+    kept = [name for name in kept_whole(config) if name]
+    long = [name for name in kept if name.count(".") > 3]
+    plain = frozenset(name for name in kept if PLAIN.fullmatch(name) and name.count(".") <= 3)
+    targets, excluded = frozenset(config.names("target_modules")), frozenset(config.names("exclude_modules"))
+    patterns = [name for name in kept if not PLAIN.fullmatch(name)]
+    return Lists(config, targets, excluded, plain, (*long[:MOST_LAYERS], *patterns))
 
 
 def _missed(subject: Subject) -> Iterator[Missed]:
-    config = subject.config
-    listed = {field: frozenset(config.names(field)) for field in ("target_modules", "exclude_modules")}
-    parameters = {name.removesuffix(".weight") for name in config.names("target_parameters")}
+    config, lists = subject.config, _lists(subject.config)
+    parameters = frozenset(name.removesuffix(".weight") for name in config.names("target_parameters"))
     for module, keys in own(subject).items():
-        aliases = _aliases(module, config)
-        if endings(aliases) & parameters or (config.flag("ensure_weight_tying") and _vocabulary(module)):
+        aliases = sorted(_aliases(module, config))
+        wrapped = any(not parameters.isdisjoint(endings_of(alias)) for alias in aliases)
+        if wrapped or (config.flag("ensure_weight_tying") and _vocabulary(module)):
             continue
-        reasons = [reason for alias in aliases for reason in [_reason(alias, config, listed)]]
+        reasons = [lists.reason(alias) for alias in aliases]
         if all(reasons):
             yield Missed(module, reasons[0], tuple(keys))
 
 
 def _vocabulary(module: str) -> bool:
     return projection_of(module) in (*EMBEDDINGS, *HEADS)
-
-
-def _reason(module: str, config: AdapterConfig, listed: dict[str, frozenset[str]]) -> str:
-    """Why PEFT would not adapt ``module``; "" where it would."""
-    if _named(module, "exclude_modules", config, listed):
-        return "exclude_modules takes it out"
-    if any(_inside(module, name, config) for name in kept_whole(config)):
-        return "it lies in a module of modules_to_save"
-    if not _named(module, "target_modules", config, listed):
-        return "target_modules does not name it"
-    if isinstance(config.fields.get("target_modules"), str) or module in listed["target_modules"]:
-        return ""
-    return "" if in_layers(module, config) else "its layer is not in layers_to_transform"
-
-
-def _named(module: str, field: str, config: AdapterConfig, listed: dict[str, frozenset[str]]) -> bool:
-    value = config.fields.get(field)
-    if isinstance(value, str):
-        return bool(value) and matches_whole(value, module, config.where)
-    return bool(endings({module}) & listed[field])
-
-
-def _inside(module: str, name: str, config: AdapterConfig) -> bool:
-    """PEFT's match of modules_to_save, by hand where the entry is one plain segment."""
-    if PLAIN.fullmatch(name) and "." not in name:
-        return name in module.split(".")
-    return bool(name) and matches(rf"(^|.*\.){name}($|\..*)", module, config.where)
 
 
 def targets_known(subject: Subject) -> bool:

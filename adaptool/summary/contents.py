@@ -14,9 +14,9 @@ from typing import Literal
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import EMBEDDINGS, HEADS
-from adaptool.adapters.config import AdapterConfig
+from adaptool.adapters.config import AdapterConfig, matches_whole
 from adaptool.adapters.factors import Factors
-from adaptool.adapters.names import FULL, PREFIX, SHARED_PREFIX, Key, parse, projection_of
+from adaptool.adapters.names import FULL, PREFIX, SHARED_PREFIX, Key, endings_of, parse, projection_of
 from adaptool.adapters.tuners.full import name_ends_with as name_ends_with
 from adaptool.adapters.tuners.full import saved_whole as saved_whole
 from adaptool.adapters.tuners.lora import block_counts as bdlora_blocks
@@ -255,10 +255,19 @@ def runtime_name(module: str, config: AdapterConfig) -> str:
     plain, depth = module.replace(".base_layer", ""), module.count(".base_layer")
     if not config.fields.get("target_parameters"):
         return plain
-    heads = [key.rpartition(".") for key in config.names("target_parameters")]
-    names = {leaf for head, _, leaf in heads if plain == head or plain.endswith(f".{head}") or not head}
+    endings = endings_of(plain)
+    owners = endings if _is_target(plain, endings, config) else endings | {""}
+    names = {leaf for owner in owners & config.wrapped_parameters.keys() for leaf in config.wrapped_parameters[owner]}
     ordered = sorted(names - {"weight"}, key=_registered)
     return f"{plain}.{ordered[len(ordered) - 1 - depth]}" if depth < len(ordered) else plain
+
+
+def _is_target(module: str, endings: set[str], config: AdapterConfig) -> bool:
+    """Whether target_modules names it: a layer then, of which a bare "down_proj" in target_parameters is no part."""
+    names = config.fields.get("target_modules")
+    if isinstance(names, str):
+        return "" in config.wrapped_parameters and matches_whole(names, module, config.where)
+    return not endings.isdisjoint(config.names("target_modules"))
 
 
 def _registered(parameter: str) -> tuple[int, str]:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.config import AdapterConfig
+from adaptool.adapters.names import endings_of, kept_by
 from adaptool.adapters.patterns import Patterns
-from adaptool.summary.contents import LowRankModule, Saved, misshapen, name_ends_with, orphans, runtime_name
+from adaptool.summary.contents import LowRankModule, Saved, misshapen, orphans, runtime_name
 from adaptool.summary.settings import TASK_HEADS, unknown_fields
 
 
@@ -80,22 +81,17 @@ def own_modules(config: AdapterConfig, saved: Sequence[Saved]) -> set[str]:
 
 def untrained(config: AdapterConfig, field: str, own: set[str]) -> Iterator[str]:
     """The names in a list of targets that end no module of ``own``; excluded ones are not expected to."""
-    excluded, found = set(config.names("exclude_modules")), endings(own)
+    excluded, found = set(config.names("exclude_modules")), {ending for module in own for ending in endings_of(module)}
     for name in config.names(field) if isinstance(config.fields.get(field), list) else ():
         if name not in excluded and name.removesuffix(".weight") not in found:
             yield name
-
-
-def endings(modules: set[str]) -> set[str]:
-    """Every module's name, and what is left of it after each dot: what a name in a list of targets may be."""
-    return {module[at:] for module in modules for at in (0, *(i + 1 for i, c in enumerate(module) if c == "."))}
 
 
 def unsaved_wholes(config: AdapterConfig, saved: Sequence[Saved]) -> Iterator[str]:
     """Names in modules_to_save without a tensor. PEFT adds every name a task's head may have; one there is enough."""
     owners = {tensor.key.module.rpartition(".")[0] for tensor in saved if tensor.role == "copy"}
     heads = TASK_HEADS.get(config.task_type or "", ())
-    found = {name for name in config.names("modules_to_save") if any(name_ends_with(owner, name) for owner in owners)}
+    found = {name for owner in owners for name in kept_by(owner, config.kept_endings)}
     for name in config.names("modules_to_save"):
         if name not in found and not (name in heads and found & set(heads)):
             yield name

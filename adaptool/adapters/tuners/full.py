@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from adaptool.adapters.base import BaseModel
-from adaptool.adapters.names import projection_of
+from adaptool.adapters.names import kept_by, projection_of
 from adaptool.adapters.plan import Plan, Source
 from adaptool.errors import MismatchError
 from adaptool.tensors.dtypes import DType, most_common
@@ -125,8 +125,9 @@ def saved_whole(parameter: str, config: AdapterConfig) -> bool:
 
     The entries are those of modules_to_save, and the heads of the task, which PEFT up to 0.10 did not write there.
     """
-    names = (*config.names("modules_to_save"), *TASK_HEADS.get(config.task_type or "", ()))
-    return any(name_ends_with(parameter.rpartition(".")[0], name) for name in names)
+    module = parameter.rpartition(".")[0]
+    heads = TASK_HEADS.get(config.task_type or "", ())
+    return bool(kept_by(module, config.kept_endings)) or any(name_ends_with(module, head) for head in heads)
 
 
 def name_ends_with(module: str, ending: str) -> bool:

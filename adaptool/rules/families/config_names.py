@@ -8,7 +8,7 @@ from typing import Any
 
 from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.adapters.names import PREFIX, layer_of, projection_of
+from adaptool.adapters.names import PREFIX, endings_of, layer_of, projection_of
 from adaptool.rules.document import shown
 from adaptool.rules.draft import fields
 from adaptool.rules.expressions import sound
@@ -17,7 +17,7 @@ from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule
 from adaptool.rules.scales import ALPHA_PATTERNS, RANK_PATTERNS
 from adaptool.rules.subject import Subject
-from adaptool.rules.targets import missed, names, own, targets_known
+from adaptool.rules.targets import MOST_LAYERS, missed, names, own, targets_known
 from adaptool.summary.settings import TASK_HEADS
 from adaptool.summary.unaccounted import matchless, unsaved_wholes, untrained
 
@@ -69,8 +69,14 @@ def untrained_targets(subject: Subject) -> Iterator[Problem]:
     """
     if subject.peft_type in ("LN_TUNING", "UNILORA", "FROD") or not subject.store:
         return
+    copies = (tensor.key.module.rpartition(".")[0] for tensor in subject.saved if tensor.role == "copy")
+    whole = {ending for module in copies for ending in endings_of(module)}
     for field in ("target_modules", "target_parameters"):
-        lost = [name for name in untrained(subject.config, field, names(subject)) if not MARKS & set(name)]
+        lost = [
+            name
+            for name in untrained(subject.config, field, names(subject))
+            if not MARKS & set(name) and name not in whole
+        ]
         alone = len(lost) == len(listed(subject, field)) and not own(subject)
         if lost:
             yield Problem(
@@ -143,6 +149,10 @@ def idle_layers(subject: Subject) -> Iterator[Problem]:
     if negative:
         yield Problem(f"layers_to_transform names layer {shown(negative[0])}, and layers count from 0", CONFIG_NAME,
                       "layers_to_transform", severity="warning")  # fmt: skip
+    if len(wanted) > MOST_LAYERS:
+        yield Problem(f"layers_to_transform names {len(wanted)} layers", CONFIG_NAME, "layers_to_transform",
+                      severity="warning")  # fmt: skip
+        return
     there = {layer_of(module) for module in own(subject)}
     idle = [n for n in wanted if n >= 0 and n not in there]
     if idle:
@@ -171,7 +181,7 @@ def repeated_entries(subject: Subject) -> Iterator[Problem]:
 def both_ways(subject: Subject) -> Iterator[Problem]:
     """exclude_modules and modules_to_save come before target_modules: what they name gets no adapter.
 
-    Fix: name a module in one of them.
+    Fix: nothing is needed; to be clear, keep the name in one of the two.
     """
     targets = {name for name in listed(subject, "target_modules") if isinstance(name, str)}
     for field, what in (("exclude_modules", "leaves it out"), ("modules_to_save", "has it trained whole")):

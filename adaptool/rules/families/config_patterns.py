@@ -81,6 +81,9 @@ def too_many(subject: Subject) -> Iterator[Problem]:
         field = expressions(subject)[-1].field.partition(".")[0]
         yield Problem(f"there are more than {MOST_EXPRESSIONS} regular expressions in {field}", CONFIG_NAME, field)
         return
+    listed = subject.fields.get("layers_pattern")
+    if isinstance(listed, list) and len(listed) > MOST_EXPRESSIONS:
+        yield Problem(f"layers_pattern has {len(listed)} entries", CONFIG_NAME, "layers_pattern")
     for field in (*RANK_PATTERNS, *ALPHA_PATTERNS):
         if isinstance(subject.fields.get(field), dict):
             try:
