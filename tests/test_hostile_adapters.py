@@ -99,7 +99,7 @@ def test_a_merge_that_overflows_is_caught_by_safe_rounding(tmp_path):
     base = llama(tmp_path / "base", kind="F16")
     adapter = lora(tmp_path / "adapter", lora_alpha=1e9)
     with pytest.raises(MismatchError, match="NaN or Inf"):
-        for _ in merge([(adapter, 1.0)], base, tmp_path / "out", rounding="safe"):
+        for _ in merge([(adapter, 1.0)], base, tmp_path / "out", rounding="safe", ignore=["CFG206", "VAL"]):
             pass
     assert not (tmp_path / "out").exists()
 

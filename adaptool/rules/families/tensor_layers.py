@@ -95,6 +95,10 @@ def odd_types(subject: Subject) -> Iterator[Problem]:
         )  # fmt: skip
 
 
+SHARED_FACTORS = {"LILY", "SHADOW"}
+"""PEFT types whose parts are not of one layer each: several layers share them, or they are layers of their own."""
+
+
 def _holed(draft: Draft) -> None:
     for layer in (*range(LAYERS, 4), *range(5, 8)):
         key = Q.replace("layers.0", f"layers.{layer}")
@@ -109,22 +113,24 @@ def holes(subject: Subject) -> Iterator[Problem]:
     Some runtimes then drop the projection in all layers. Models that have it in some layers only are told by how many
     lack it; layers_to_transform, exclude_modules and targets named one by one explain it too.
 
-    Fix: save the adapter again; if the model lacks the projection there, nothing.
+    Fix: nothing, if the model lacks the projection there (a hybrid's layers, shared keys); else save it again.
     """
-    if subject.peft_type != "LORA":
+    if subject.peft_type in SHARED_FACTORS:
         return
     explained = chooses_layers(subject.config)
-    found: dict[tuple[int, ...], list[str]] = {}
+    found: list[tuple[str, tuple[int, ...]]] = []
     for target in targets(subject.saved, subject.low_rank, subject.config):
         inside = tuple(layer for layer in target.missing if target.layers[0] < layer < target.layers[-1])
         if inside:
-            found.setdefault(inside, []).append(f"{target.stack}.*.{target.name}")
+            found.append((f"{target.stack}.*.{target.name}", inside))
             few = len(inside) <= MOST_HOLES and len(target.layers) >= max(LEAST_LAYERS, 2 * len(inside) + 2)
             explained = explained or not few
-    for layers, names in found.items():
+    if found:
+        name, layers = found[0]
         listed = ", ".join(map(str, layers[:6])) + (" …" if len(layers) > 6 else "")
+        more = f"; so it is with {len(found) - 1} more projections" if len(found) > 1 else ""
         yield Problem(
-            f"{first_of(names)}: not in layer {listed}, and in layers before and after", subject.weights_name,
+            f"{name} is not in layer {listed}, and is in layers before and after{more}", subject.weights_name,
             severity="info" if explained else None,
         )  # fmt: skip
 
@@ -146,16 +152,22 @@ def chooses_layers(config: AdapterConfig) -> bool:
 def uneven_shapes(subject: Subject) -> Iterator[Problem]:
     """Most models have layers of one width; an adapter put together from two models shows here.
 
-    Fix: nothing, if the model's layers differ (Gemma 3n, Nemotron, vision models); else find out where it is from.
+    Layers numbered twice (stages.0.layers.1: convolutions, Swin) widen from stage to stage, and are not asked.
+
+    Fix: nothing, if the model's layers differ (Gemma 3n, Nemotron); else find out where it is from.
     """
+    uneven: dict[str, tuple[list[tuple[tuple[int, ...], tuple[int, ...]]], list[Pair]]] = {}
     for (stack, name), found in _by_place(subject).items():
         shapes = list(dict.fromkeys((pair.b_shape[:1], pair.a_shape[1:]) for pair in found if not pair.fault))
-        if len(shapes) > 1 and stack:
-            (out, inputs), (other_out, other_inputs) = shapes[:2]
-            yield Problem(
-                f"{stack}.*.{name} is {[*out, *inputs]} in some layers and {[*other_out, *other_inputs]} in others",
-                subject.weights_name, tensors=tuple(pair.a for pair in found),
-            )  # fmt: skip
+        if len(shapes) > 1 and stack and not re.search(r"(?:^|\.)(?:layers?|blocks?)\.\*", name):
+            uneven[f"{stack}.*.{name}"] = shapes, found
+    if uneven:
+        name, (((out, inputs), (other_out, other_inputs), *_), _) = next(iter(uneven.items()))
+        more = f"; {len(uneven) - 1} more projections differ too" if len(uneven) > 1 else ""
+        yield Problem(
+            f"{name} is {[*out, *inputs]} in some layers and {[*other_out, *other_inputs]} in others{more}",
+            subject.weights_name, tensors=tuple(pair.a for _, found in uneven.values() for pair in found),
+        )  # fmt: skip
 
 
 @rule("TEN034", "info", "trained biases asked for, none saved", needs=("adapter",), breaks=fields(bias="all"))
