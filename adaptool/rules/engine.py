@@ -111,7 +111,7 @@ def validate_subject(subject: Subject, options: Options) -> AdapterReport:
             continue
         checked.append(rule.code)
         findings += _findings(rule, outcome, subject, options.purpose)
-    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.code))
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))  # stable: in the order of the rules
     standing, suppressed, digest = options.waivers.apply(subject, findings)
     return AdapterReport(
         str(subject.folder), subject.folder.resolve().name, subject.peft_type or None, digest,
