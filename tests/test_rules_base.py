@@ -16,6 +16,7 @@ from adaptool.merging.merged import merge
 from adaptool.rules.draft import HIDDEN, LAYERS, MODULES, PREFIX, RANK, VOCABULARY, WIDTH, Draft, numbers
 from adaptool.rules.engine import AdapterReport, Options, validate
 from adaptool.rules.selection import Selection
+from adaptool.summary.expected import trained_config
 from adaptool.summary.summary import open_model
 
 EMBED, HEAD = f"{PREFIX}model.embed_tokens", f"{PREFIX}lm_head"
@@ -324,6 +325,37 @@ def test_layers_of_replicas_are_those_they_copy(tmp_path):
     report = checked(draft, tmp_path / "fits", "BAS")
     assert [(finding.code, finding.severity) for finding in report.findings] == [("BAS034", "info")]
     assert findings(renamed(draft, "layers.2.", "layers.3."), tmp_path / "past", "BAS002") != []
+
+
+def test_a_tied_head_shares_its_trained_tokens(tmp_path):
+    draft = Draft()
+    draft.config = {"peft_type": "TRAINABLE_TOKENS", "token_indices": [3, 5], "target_modules": ["embed_tokens"]}
+    draft.tensors = {f"{name}.token_adapter.trainable_tokens_delta": numbers((2, WIDTH), 1) for name in (EMBED, HEAD)}
+    draft.base_config["tie_word_embeddings"] = True
+    del draft.base_tensors["lm_head.weight"]
+    assert checked(draft, tmp_path, "BAS").findings == ()
+
+
+def test_a_layer_before_the_classifier_has_no_labels(tmp_path):
+    draft = Draft()
+    draft.config |= {"task_type": "SEQ_CLS", "modules_to_save": ["pre_classifier", "classifier"]}
+    draft.tensors[f"{PREFIX}pre_classifier.weight"] = numbers((WIDTH, WIDTH), 1)
+    draft.tensors[f"{PREFIX}classifier.weight"] = numbers((2, WIDTH), 2)
+    assert findings(draft, tmp_path, "BAS025") == []
+    adapter = open_adapter(tmp_path / "adapter")
+    shapes = {name: adapter.store[key].shape for name, key in adapter.full_tensors.items()}
+    assert trained_config({"model_type": "distilbert"}, adapter.config, shapes)["num_labels"] == 2
+
+
+def test_a_batch_norm_brings_its_count(tmp_path):
+    draft = Draft()
+    draft.config["modules_to_save"] = ["bn"]
+    for name, array in {"weight": numbers((WIDTH,), 1), "num_batches_tracked": np.array([7])}.items():
+        draft.base_tensors[f"model.bn.{name}"] = 0 * array
+        draft.tensors[f"{PREFIX}model.bn.{name}"] = array
+    assert checked(draft, tmp_path, "BAS").findings == ()
+    merged = merge(open_base(tmp_path / "base"), [(open_adapter(tmp_path / "adapter"), 1.0)])
+    assert merged.read("model.bn.num_batches_tracked").ravel().tolist() == [7]
 
 
 def test_tokens_that_came_with_the_embedding(tmp_path):

@@ -126,7 +126,6 @@ SCALES: dict[str, tuple[Mutation, str, str]] = {
     "DoRA and MiCA": (fields(use_dora=True, init_lora_weights="mica"), "CFG252", "error"),
     "parameters with dropout": (fields(target_parameters=["mlp.experts.up"]), "CFG252", "error"),
     "still training": (fields(inference_mode=False), "CFG253", "info"),
-    "biases lost": (fields(bias="lora_only"), "CFG254", "info"),
     "options of LoftQ alone": (fields(loftq_config={"loftq_bits": 4}), "CFG255", "info"),
     "AdaLoRA's r": (of_type("ADALORA", r=4, init_r=12, total_step=10), "CFG255", "info"),
 }  # fmt: skip
@@ -274,6 +273,10 @@ SOUND: dict[str, Mutation] = {
     "a head": together(fields(modules_to_save=["lm_head"]), whole("lm_head")),
     "a task's heads": together(
         fields(modules_to_save=["classifier", "score"], task_type="SEQ_CLS"), whole("score"),
+    ),
+    "a head that all-linear named too": together(
+        fields(target_modules=["q_proj", "v_proj", "classifier", "out_proj"], modules_to_save=["classifier", "score"],
+               task_type="SEQ_CLS"), whole("classifier.out_proj"),
     ),
     "norms": together(fields(modules_to_save=["norm"]), extra(f"{PREFIX}model.norm.weight", 64)),
     "biases": together(fields(bias="all"), extra(f"{PREFIX}model.layers.0.self_attn.k_proj.bias", 32)),

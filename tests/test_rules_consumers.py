@@ -458,6 +458,12 @@ def test_peft_merges_a_tied_head_wrongly(tmp_path: Path):
     assert (model.merge_and_unload()(tokens).logits - before).abs().max() > 1e-3
 
 
+def test_a_model_without_a_head_ties_nothing(tmp_path: Path):
+    draft = Draft()
+    together(on_head, tied, fields(task_type="FEATURE_EXTRACTION"))(draft)
+    assert "PFT008" not in {finding.code for finding in report(draft, tmp_path, "peft").findings}
+
+
 def test_the_types_are_pefts():
     types = pytest.importorskip("peft").PeftType
     assert {kind.value for kind in types} == TYPES

@@ -190,6 +190,19 @@ def test_what_is_wrong_is_found_once_by_its_rule(name, tmp_path):
     assert sorted(expected) == sorted(codes(draft, tmp_path))
 
 
+def hybrid() -> Draft:
+    """Seven layers of another mixer and one of attention, as a small Jamba has them."""
+    draft = Draft()
+    shapes = {"lora_A.weight": (RANK, WIDTH), "lora_B.weight": (WIDTH, RANK)}
+    mixers = ["self_attn.q_proj" if layer == 4 else "mamba.in_proj" for layer in range(8)]
+    draft.config["target_modules"] = ["q_proj", "in_proj"]
+    draft.tensors = {
+        f"{PREFIX}model.layers.{layer}.{mixer}.{part}": numbers(shape, layer)
+        for layer, mixer in enumerate(mixers) for part, shape in shapes.items()
+    }  # fmt: skip
+    return draft
+
+
 SOUND: dict[str, Draft] = {
     "full rank": added(*FULL_RANK, rank_pattern={"layers.0.self_attn.q_proj": WIDTH}),
     "a pattern": added((A, (3, WIDTH)), (B, (WIDTH, 3)), rank_pattern={r"0\.self_attn\.q_proj": 3}),
@@ -204,6 +217,10 @@ SOUND: dict[str, Draft] = {
                            (f"{Q.replace('s.0.', 's.5.')}.lora_B.weight", (WIDTH, RANK)),
                            layers_to_transform=[0, 1, 5]),
     "biases": added((f"{Q}.base_layer.bias", (WIDTH,)), bias="lora_only"),
+    "parameters by bare names": added(target_parameters=["gate_up_proj", "down_proj"], rank_pattern={"down_proj": 2}),
+    "parameters beside a pattern": added(target_modules=r".*\.[qv]_proj", target_parameters=["gate_up_proj"],
+                                         rank_pattern={".*.gate_up_proj": 2}),
+    "a hybrid's one attention": hybrid(),
     "a double in a whole module": changed("nothing", lambda a: a),
 }  # fmt: skip
 
@@ -213,6 +230,12 @@ def test_what_is_sound_is_not_talked_of(name, tmp_path):
     report = checked(SOUND[name], tmp_path)
     assert report.unchecked == ()
     assert [finding for finding in report.findings if finding.severity != "info"] == []
+
+
+def test_convolutions_widen_from_stage_to_stage(tmp_path):
+    draft = spelt(Draft(), lambda key: key.replace("model.layers.", "net.stages.").replace("self_attn", "layers.0"))
+    draft.tensors[f"{PREFIX}net.stages.1.layers.0.q_proj.lora_A.weight"] = numbers((RANK, WIDTH // 2), 1)
+    assert codes(draft, tmp_path) == []
 
 
 def test_the_wrong_scale_is_given_as_a_factor(tmp_path):

@@ -211,8 +211,9 @@ def merge(
         _plan_one(adapter, weight, plan)
     refuse_lost_rows(plan)
     for name in plan.touched:
-        kind = plan.info(name).dtype
-        if not kind.mergeable:
+        kind, whole = plan.info(name).dtype, plan.replaced.get(name)
+        counts = name not in plan.patches and whole is not None and whole.store[whole.key].dtype == kind
+        if not kind.mergeable and not counts:  # a trained batch norm brings its num_batches_tracked, copied as it is
             raise UnsupportedError(
                 f"{base.path}: {name} is {kind}, which cannot be merged into",
                 hint="give --base the 16-bit model it was made from",

@@ -12,8 +12,8 @@ from math import prod
 from typing import Any
 
 from adaptool.adapters.adapter import Adapter
-from adaptool.adapters.base import HEADS, BaseModel
-from adaptool.adapters.names import PREFIX
+from adaptool.adapters.base import EMBEDDINGS, HEADS, BaseModel
+from adaptool.adapters.names import PREFIX, projection_of
 from adaptool.adapters.plan import Plan
 from adaptool.adapters.tuners import TUNERS
 from adaptool.archs.layouts import LAYOUTS
@@ -98,6 +98,8 @@ def _other_misfits(
     for module in modules:
         plain = module.replace(".base_layer", "")
         tensor = base.find(f"{plain}.weight")
+        if tensor is None and _shares(plain, base):
+            continue
         if tensor is None and not any(name in owners for name in disk_names(plain, base.config)):
             found[module] = MismatchError(f"{base.path} has no {module}", defect="no-module")
         elif tensor is not None and module in features and not _has_features(base, tensor, *features[module]):
@@ -107,6 +109,12 @@ def _other_misfits(
                 f"{list(base.store[tensor].shape)}", defect="shape",
             )  # fmt: skip
     return found
+
+
+def _shares(module: str, base: BaseModel) -> bool:
+    """Whether a module has no tensor of its own because it shares the embedding: a tied head, T5's two stacks."""
+    leaf = projection_of(module)
+    return base.embedding is not None and (leaf in EMBEDDINGS or (leaf in HEADS and base.tied))
 
 
 def _has_features(base: BaseModel, tensor: str, out: int | None, inputs: int | None) -> bool:

@@ -114,6 +114,10 @@ def _require_names(config: AdapterConfig) -> None:
         raise FormatError(f"{config.where}: trainable_token_indices must be a list, or map names to lists")
 
 
+LABELLING = ("score", "classifier")
+"""What a head with a row for each label is called; RoBERTa's is classifier.out_proj."""
+
+
 def trained_config(
     base_config: Mapping[str, Any], config: AdapterConfig, full: Mapping[str, Shape] | None = None
 ) -> Mapping[str, Any]:
@@ -123,10 +127,10 @@ def trained_config(
     """
     trained = {**base_config, "architectures": [_task_class(base_config, config)]}
     for name, shape in (full or {}).items():
-        owner = projection_of(name.removesuffix(".weight"))
+        owner = projection_of(name.removesuffix(".weight").removesuffix(".out_proj"))
         if name.endswith(".weight") and len(shape) == 2 and owner in (*EMBEDDINGS, *HEADS):
             trained["vocab_size"] = shape[0]
-        if name.endswith(("score.weight", "classifier.weight", "classifier.out_proj.weight")):
+        if name.endswith(".weight") and owner in LABELLING:
             trained["num_labels"] = shape[0]
     return trained
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from adaptool.adapters.base import EMBEDDINGS, HEADS
@@ -17,7 +18,7 @@ from adaptool.rules.subject import Subject
 TOKENS = "token_adapter.trainable_tokens_delta"
 EMBED = f"{PREFIX}model.embed_tokens"
 HEAD = f"{PREFIX}lm_head"
-LABELLED = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
+LABELLED = re.compile(r"(?:.*\.)?(?:classifier|score|classifier\.out_proj)\.weight")
 LABELLING = {"SEQ_CLS", "TOKEN_CLS"}
 
 
@@ -145,7 +146,7 @@ def labels(subject: Subject) -> Iterator[Problem]:
     count = len(named) if isinstance(named, dict) else config.get("num_labels", 2)
     for tensor in subject.saved:
         rows = tensor.info.shape[:1]
-        if tensor.role == "copy" and tensor.key.module.endswith(LABELLED) and rows and rows[0] != count:
+        if tensor.role == "copy" and LABELLED.fullmatch(tensor.key.module) and rows and rows[0] != count:
             yield Problem(
                 f"{tensor.key.module} has {rows[0]} labels, and the base's config {count}", subject.weights_name,
                 tensors=(tensor.key.text,), fix=f"load the base with num_labels={rows[0]}",

@@ -70,7 +70,7 @@ def untrained_targets(subject: Subject) -> Iterator[Problem]:
     if subject.peft_type in ("LN_TUNING", "UNILORA", "FROD") or not subject.store:
         return
     copies = (tensor.key.module.rpartition(".")[0] for tensor in subject.saved if tensor.role == "copy")
-    whole = {ending for module in copies for ending in endings_of(module)}
+    whole = {*subject.config.names("modules_to_save"), *(end for module in copies for end in endings_of(module))}
     for field in ("target_modules", "target_parameters"):
         lost = [
             name

@@ -123,19 +123,6 @@ def still_training(subject: Subject) -> Iterator[Problem]:
         yield Problem("inference_mode is false, which save_pretrained never writes", CONFIG_NAME, "inference_mode")
 
 
-@rule("CFG254", "info", "biases asked for, and none saved", needs=("adapter",), breaks=fields(bias="all"))
-def no_biases(subject: Subject) -> Iterator[Problem]:
-    """bias="all" trains the biases a model has; where it has none, as Llama, it says nothing. If it has, they are lost.
-
-    Fix: set bias to "none" if the model has no biases; else save the adapter again.
-    """
-    bias = subject.fields.get("bias")
-    if not isinstance(bias, str) or bias not in ("all", "lora_only"):
-        return
-    if not any(".bias" in key and "lora_B" not in key for key in subject.store):
-        yield Problem(f"bias is {shown(bias)}, and no bias is saved", CONFIG_NAME, "bias")
-
-
 @rule("CFG255", "info", "a setting without effect", needs=("config",), breaks=fields(
     eva_config={"rho": 2.0, "tau": 0.99}))  # fmt: skip
 def idle_setting(subject: Subject) -> Iterator[Problem]:

@@ -13,7 +13,7 @@ from adaptool.rules.leftovers import first_of, leftovers
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 from adaptool.summary.contents import place_of
-from adaptool.summary.targets import targets
+from adaptool.summary.targets import Target, targets
 from adaptool.tensors.dtypes import DType
 
 ODD: Mapping[str, Severity] = {"F64": "info", "F8_E4M3": "warning", "F8_E5M2": "warning"}
@@ -119,12 +119,13 @@ def holes(subject: Subject) -> Iterator[Problem]:
         return
     explained = chooses_layers(subject.config)
     found: list[tuple[str, tuple[int, ...]]] = []
-    for target in targets(subject.saved, subject.low_rank, subject.config):
+    everywhere = targets(subject.saved, subject.low_rank, subject.config)
+    for target in everywhere:
         inside = tuple(layer for layer in target.missing if target.layers[0] < layer < target.layers[-1])
         if inside:
             found.append((f"{target.stack}.*.{target.name}", inside))
             few = len(inside) <= MOST_HOLES and len(target.layers) >= max(LEAST_LAYERS, 2 * len(inside) + 2)
-            explained = explained or not few
+            explained = explained or not few or any(_in_place_of(target, other) for other in everywhere)
     if found:
         name, layers = found[0]
         listed = ", ".join(map(str, layers[:6])) + (" …" if len(layers) > 6 else "")
@@ -133,6 +134,11 @@ def holes(subject: Subject) -> Iterator[Problem]:
             f"{name} is not in layer {listed}, and is in layers before and after{more}", subject.weights_name,
             severity="info" if explained else None,
         )  # fmt: skip
+
+
+def _in_place_of(target: Target, other: Target) -> bool:
+    """Whether another projection is in some of the layers that this one is not in, and in no others: a hybrid's."""
+    return bool(other.layers) and other.stack == target.stack and set(other.layers) <= set(target.missing)
 
 
 def chooses_layers(config: AdapterConfig) -> bool:

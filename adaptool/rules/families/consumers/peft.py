@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.names import projection_of
+from adaptool.adapters.tuners.full import tied_head
 from adaptool.adapters.tuners.unmergeable import LATER, PROMPTS, ROUTED
 from adaptool.rules.consumers import Wrapped, and_more, is_lora, wrapped
 from adaptool.rules.draft import RANK, fields, together
@@ -106,9 +107,9 @@ def tied_weights(subject: Subject) -> Iterator[Problem]:
     Fix: merge it with adaptool merge, which writes the head on its own.
     """
     found = [one for one in wrapped(subject) if projection_of(one.module) in (*EMBEDDINGS, *HEADS[:2])]
-    if found and subject.model.tied:
+    if found and subject.model.tied and tied_head(subject.adapter, subject.model) is not None:
         keys = tuple(key for one in found for key in one.keys)
-        message = f"the base ties its head to its embedding, and PEFT merges the LoRA on {found[0].name} into both"
+        message = f"the base ties its head to its embedding: merge_and_unload adds {found[0].name}'s LoRA to both"
         yield Problem(message, subject.weights_name, tensors=keys)
 
 
