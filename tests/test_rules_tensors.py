@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,18 +190,19 @@ def test_what_is_wrong_is_found_once_by_its_rule(name, tmp_path):
     assert sorted(expected) == sorted(codes(draft, tmp_path))
 
 
-def hybrid() -> Draft:
-    """Seven layers of another mixer and one of attention, as a small Jamba has them."""
+def layered(*layers: Sequence[str]) -> Draft:
+    """A model whose layers have different projections."""
     draft = Draft()
     shapes = {"lora_A.weight": (RANK, WIDTH), "lora_B.weight": (WIDTH, RANK)}
-    mixers = ["self_attn.q_proj" if layer == 4 else "mamba.in_proj" for layer in range(8)]
-    draft.config["target_modules"] = ["q_proj", "in_proj"]
+    draft.config["target_modules"] = sorted({name.rpartition(".")[2] for names in layers for name in names})
     draft.tensors = {
-        f"{PREFIX}model.layers.{layer}.{mixer}.{part}": numbers(shape, layer)
-        for layer, mixer in enumerate(mixers) for part, shape in shapes.items()
+        f"{PREFIX}model.layers.{layer}.{name}.{part}": numbers(shape, layer)
+        for layer, names in enumerate(layers) for name in names for part, shape in shapes.items()
     }  # fmt: skip
     return draft
 
+
+BLOCK = ("self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj")
 
 SOUND: dict[str, Draft] = {
     "full rank": added(*FULL_RANK, rank_pattern={"layers.0.self_attn.q_proj": WIDTH}),
@@ -220,7 +221,8 @@ SOUND: dict[str, Draft] = {
     "parameters by bare names": added(target_parameters=["gate_up_proj", "down_proj"], rank_pattern={"down_proj": 2}),
     "parameters beside a pattern": added(target_modules=r".*\.[qv]_proj", target_parameters=["gate_up_proj"],
                                          rank_pattern={".*.gate_up_proj": 2}),
-    "a hybrid's one attention": hybrid(),
+    "a small Jamba's one attention": layered(*[["mamba.in_proj"]] * 4, ["self_attn.q_proj"], *[["mamba.in_proj"]] * 3),
+    "a layer without attention": layered(*[BLOCK] * 5, BLOCK[2:], *[BLOCK] * 2),
     "a double in a whole module": changed("nothing", lambda a: a),
 }  # fmt: skip
 
@@ -230,6 +232,13 @@ def test_what_is_sound_is_not_talked_of(name, tmp_path):
     report = checked(SOUND[name], tmp_path)
     assert report.unchecked == ()
     assert [finding for finding in report.findings if finding.severity != "info"] == []
+
+
+def test_a_projection_lost_in_a_layer(tmp_path):
+    draft = layered(*[BLOCK] * 5, BLOCK[1:], *[BLOCK] * 2)
+    assert [(finding.code, finding.severity) for finding in checked(draft, tmp_path).findings] == [
+        ("TEN032", "warning")
+    ]
 
 
 def test_convolutions_widen_from_stage_to_stage(tmp_path):

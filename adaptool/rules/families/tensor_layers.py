@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from adaptool.adapters.config import AdapterConfig
 from adaptool.rules.draft import LAYERS, PREFIX, RANK, WIDTH, Draft, Q, fields, numbers, tensors
@@ -48,16 +48,16 @@ def mixed_types(subject: Subject) -> Iterator[Problem]:
     Fix: convert all factors to one type; bfloat16 and float16 lose different things, so convert from the original.
     """
     grouped = _by_place(subject)
-    kinds = {pair: (subject.store[pair.a].dtype, subject.store[pair.b].dtype) for pair in pairs(subject)}
-    halves = [pair for pair, (a, b) in kinds.items() if a != b]
+    infos = subject.store.infos
+    halves = [pair for pair in pairs(subject) if infos[pair.a].dtype != infos[pair.b].dtype]
     if halves:
-        a, b = kinds[halves[0]]
+        a, b = infos[halves[0].a].dtype, infos[halves[0].b].dtype
         yield Problem(
             f"lora_A is {a} and lora_B is {b} in {first_of([pair.module for pair in halves])}", subject.weights_name,
             tensors=tuple(key for pair in halves for key in (pair.a, pair.b)),
         )  # fmt: skip
         return
-    uneven = {place: sorted({kinds[pair][0].name for pair in found}) for place, found in grouped.items()}
+    uneven = {place: sorted({infos[pair.a].dtype.name for pair in found}) for place, found in grouped.items()}
     several = {place: names for place, names in uneven.items() if len(names) > 1}
     if several:
         (_, name), names = next(iter(several.items()))
@@ -125,7 +125,7 @@ def holes(subject: Subject) -> Iterator[Problem]:
         if inside:
             found.append((f"{target.stack}.*.{target.name}", inside))
             few = len(inside) <= MOST_HOLES and len(target.layers) >= max(LEAST_LAYERS, 2 * len(inside) + 2)
-            explained = explained or not few or any(_in_place_of(target, other) for other in everywhere)
+            explained = explained or not few or _is_hybrid(target, everywhere)
     if found:
         name, layers = found[0]
         listed = ", ".join(map(str, layers[:6])) + (" …" if len(layers) > 6 else "")
@@ -136,9 +136,15 @@ def holes(subject: Subject) -> Iterator[Problem]:
         )  # fmt: skip
 
 
-def _in_place_of(target: Target, other: Target) -> bool:
-    """Whether another projection is in some of the layers that this one is not in, and in no others: a hybrid's."""
-    return bool(other.layers) and other.stack == target.stack and set(other.layers) <= set(target.missing)
+def _is_hybrid(target: Target, everywhere: Sequence[Target]) -> bool:
+    """Whether the model has something else where a projection is not: Mamba for attention, or an MLP alone (NAS)."""
+    parent, missing = target.name.rpartition(".")[0], set(target.missing)
+    others = [other for other in everywhere if other.stack == target.stack]
+    siblings = [other for other in others if other.name.rpartition(".")[0] == parent]
+    block = len(siblings) > 1 and all(missing <= set(other.missing) for other in siblings)
+    return any(
+        set(other.layers) <= missing or (block and missing <= set(other.layers)) for other in others if other.layers
+    )
 
 
 def chooses_layers(config: AdapterConfig) -> bool:
@@ -165,7 +171,7 @@ def uneven_shapes(subject: Subject) -> Iterator[Problem]:
     uneven: dict[str, tuple[list[tuple[tuple[int, ...], tuple[int, ...]]], list[Pair]]] = {}
     for (stack, name), found in _by_place(subject).items():
         shapes = list(dict.fromkeys((pair.b_shape[:1], pair.a_shape[1:]) for pair in found if not pair.fault))
-        if len(shapes) > 1 and stack and not re.search(r"(?:^|\.)(?:layers?|blocks?)\.\*", name):
+        if len(shapes) > 1 and stack and "*" not in name.replace("experts.*", ""):
             uneven[f"{stack}.*.{name}"] = shapes, found
     if uneven:
         name, (((out, inputs), (other_out, other_inputs), *_), _) = next(iter(uneven.items()))
