@@ -143,9 +143,9 @@ def edit_json(path: Path, **fields: object) -> None:
     write_json(path, json.loads(path.read_text(encoding="utf-8")) | fields)
 
 
-def merged(base: Path, adapter: Path, out: Path, **options: Any) -> MergeReport:
-    """Run a merge to its end."""
-    job = merge([(adapter, 1.0)], base, out, options=MergeOptions(**options))
+def merged(base: Path, adapter: Path, out: Path, ignore: Sequence[str] = (), **options: Any) -> MergeReport:
+    """Run a merge to its end; ``ignore`` names what validate would refuse the adapter for."""
+    job = merge([(adapter, 1.0)], base, out, options=MergeOptions(**options), ignore=ignore)
     for _ in job:
         pass
     return job.report

@@ -14,7 +14,7 @@ from making import edit_json, llama, lora, lora_config, refusal_of, write_json
 from adaptool.adapters.adapter import open_adapter
 from adaptool.adapters.config import CONFIG_LIMIT, AdapterConfig, first_match, matches, read_config
 from adaptool.api import merge
-from adaptool.errors import AdaptoolError, FormatError, NotFoundError, UsageError
+from adaptool.errors import AdaptoolError, FormatError, MismatchError, NotFoundError, UsageError
 from adaptool.merging.options import MergeOptions
 
 SECONDS = 1.0
@@ -318,7 +318,10 @@ def test_nothing_is_imported_from_a_config(tmp_path):
     mapping = {"parent_library": "this", "base_model_class": "Zen"}
     adapter = lora(tmp_path / "a", auto_mapping=mapping, auto_map={"AutoModel": "this.Zen"})
     sys.modules.pop("this", None)
-    merge([(adapter, 1.0)], llama(tmp_path / "base"), tmp_path / "out")
+    base = llama(tmp_path / "base")
+    with pytest.raises(MismatchError, match="CFG420"):
+        merge([(adapter, 1.0)], base, tmp_path / "out")
+    merge([(adapter, 1.0)], base, tmp_path / "out", ignore=["CFG42"])
     assert "this" not in sys.modules
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 FORMATS = click.Choice(["text", "json", "sarif", "junit", "github", "markdown"])
 LEVELS = click.Choice(["error", "warning", "info"])
 PATHS = click.Path(path_type=Path)
+RARELY = (200_000, 20, 20)
+"""Collections of garbage: the values of a hundred thousand tensors are millions of objects, and none of them is."""
+
 RUNTIMES = "vllm, sglang, lorax, tgi, tensorrt-llm, llama.cpp, ollama, mlx, peft"
 
 
@@ -31,7 +35,7 @@ RUNTIMES = "vllm, sglang, lorax, tgi, tensorrt-llm, llama.cpp, ollama, mlx, peft
 @click.option("--max-rank", type=click.IntRange(1), help="What the server is started with (vLLM's --max-lora-rank).")
 @click.option("--select", metavar="CODES", multiple=True, help="Only these rules: codes or prefixes, TEN,VAL2, or ALL.")
 @click.option("--ignore", metavar="CODES", multiple=True, help="Not these.")
-@click.option("--fail-on", type=LEVELS, help="The mildest finding that fails.  [default: error]")
+@click.option("--fail-on", type=LEVELS, help="The mildest finding that fails (default: error).")
 @click.option("--baseline", type=PATHS, help="What an earlier --json run found does not count.")
 @click.option(
     "--config", "settings", type=PATHS, help="The settings; default: the nearest adaptool.toml, pyproject.toml."
@@ -64,6 +68,7 @@ def validate(console: Console, /, paths: tuple[str, ...], base: Path | None, sty
         from adaptool.cli.fixing import carry_out_fix
 
         return carry_out_fix(console, paths, base, out, options, dry_run=dry_run, overwrite=overwrite, style=style)
+    gc.set_threshold(*RARELY)
     validation = api.validate(paths, base, options)
     show(console, validation, style)
     return validation.exit_code

@@ -11,13 +11,17 @@ from adaptool.rules.selection import Selection
 from adaptool.rules.subject import Subject
 
 
+ELSEWHERE = ("CFG40",)
+"""Where the base is to be found is said by --base, whatever the config calls it."""
+
+
 def refuse_errors(adapter: Adapter, ignore: Sequence[str] = ()) -> tuple[str, ...]:
     """Raise MismatchError for the first error ``validate`` finds in an adapter; else what it could not check, as notes.
 
     ``ignore`` holds the prefixes of codes that somebody has looked at.
     """
     weights = adapter.path if adapter.path.is_file() else None
-    report = validate_subject(Subject(adapter.folder, weights), Options(Selection(ignore=tuple(ignore))))
+    report = validate_subject(Subject(adapter.folder, weights), Options(Selection(ignore=(*ELSEWHERE, *ignore))))
     errors = [finding for finding in report.findings if finding.severity == "error"]
     if errors:
         first, more = errors[0], f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
