@@ -120,7 +120,6 @@ SCALES: dict[str, tuple[Mutation, str, str]] = {
     "aLoRA": (fields(alora_invocation_tokens=[1, 2]), "CFG251", "info"),
     "QALoRA": (fields(use_qalora=True), "CFG251", "info"),
     "Arrow": (fields(arrow_config={"top_k": 2}), "CFG251", "info"),
-    "prompt tuning": (of_type("PROMPT_TUNING", num_virtual_tokens=8), "CFG251", "info"),
     "DoRA and aLoRA": (fields(use_dora=True, alora_invocation_tokens=[1]), "CFG252", "error"),
     "DoRA and an empty KaSA": (fields(use_dora=True, kasa_config={}), "CFG252", "error"),
     "DoRA and MiCA": (fields(use_dora=True, init_lora_weights="mica"), "CFG252", "error"),

@@ -10,7 +10,6 @@ from adaptool.rules.engine import Options, validate_subject
 from adaptool.rules.selection import Selection
 from adaptool.rules.subject import Subject
 
-
 ELSEWHERE = ("CFG40",)
 """Where the base is to be found is said by --base, whatever the config calls it."""
 

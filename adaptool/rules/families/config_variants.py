@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.tuners import tuner_for
 from adaptool.adapters.tuners.lora import HARMLESS_INITS, MUTATING_INITS
-from adaptool.adapters.tuners.unmergeable import LATER, PROMPTS, ROUTED
 from adaptool.errors import AdaptoolError
 from adaptool.rules.document import shown
 from adaptool.rules.draft import fields
@@ -62,11 +61,13 @@ def changed_base(subject: Subject) -> Iterator[Problem]:
 
 @rule("CFG251", "info", "it cannot be merged", needs=("config",), breaks=fields(layer_replication=[[0, 2], [1, 2]]))
 def unmergeable(subject: Subject) -> Iterator[Problem]:
-    """Some adapters are no single change of the base's weights, and some types cannot be merged here yet.
+    """Some LoRAs are no single change of the base's weights: what they add depends on the input, or on other layers.
+
+    Of other PEFT types ``inspect`` says which can be merged, and --base brings it up here too.
 
     Fix: serve it as an adapter, in a runtime that knows its kind.
     """
-    if subject.peft_type not in {"LORA"} | PROMPTS | ROUTED | LATER:
+    if subject.peft_type != "LORA":
         return
     init = subject.fields.get("init_lora_weights", True)
     if isinstance(init, str) and init not in HARMLESS_INITS and not subject.fields.get("layer_replication"):
