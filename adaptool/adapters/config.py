@@ -145,8 +145,11 @@ class AdapterConfig:
 
     def scale_of(self, module: str) -> float:
         """α/r, or α/√r under rsLoRA (arXiv 2312.03732), with the module's own α and r."""
-        rank = self.rank_of(module)
-        return self.alpha_of(module) / (math.sqrt(rank) if self.flag("use_rslora") else rank)
+        return self.scale(self.rank_of(module), self.alpha_of(module))
+
+    def scale(self, rank: int, alpha: float) -> float:
+        """What this rank and this alpha make of each other."""
+        return alpha / (math.sqrt(rank) if self.flag("use_rslora") else rank)
 
     @cached_property
     def rank_patterns(self) -> Patterns:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 PREFIX = "base_model.model."
 SHARED_PREFIX = "base_model."
@@ -44,8 +45,14 @@ def parse(text: str, part: re.Pattern[str]) -> Key:
         shared = text.startswith(SHARED_PREFIX)
         return Key(text, "", text.removeprefix(SHARED_PREFIX)) if shared else Key(text, text, "")
     rest = text.removeprefix(PREFIX)
-    match = re.fullmatch(rf"(.+?)\.({part.pattern})", rest)
+    match = _grammar(part).fullmatch(rest)
     return Key(text, match.group(1), match.group(2)) if match else Key(text, rest, FULL)
+
+
+@cache
+def _grammar(part: re.Pattern[str]) -> re.Pattern[str]:
+    """A module and one of its parts."""
+    return re.compile(rf"(.+?)\.({part.pattern})")
 
 
 def layer_of(name: str) -> int | None:
@@ -56,8 +63,12 @@ def layer_of(name: str) -> int | None:
 
 def endings_of(name: str) -> set[str]:
     """The whole name, and what is left of it after each of its last dots: what an entry in a list of targets may be."""
-    dots = [at for at, letter in enumerate(name) if letter == "."][-MOST_SEGMENTS:]
-    return {name, *(name[at + 1 :] for at in dots)}
+    first, *others = name.rsplit(".", MOST_SEGMENTS)
+    endings, at = {name}, len(first) + 1
+    for segment in others:
+        endings.add(name[at:])
+        at += len(segment) + 1
+    return endings
 
 
 def kept_by(name: str, endings: Mapping[int, frozenset[str]]) -> set[str]:

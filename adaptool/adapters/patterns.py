@@ -41,6 +41,8 @@ class Patterns:
 
     def first(self, module: str) -> str | None:
         """The first key that matches ``module`` whole or from a dot on, as PEFT looks it up; None where none does."""
+        if not self.plain and not self.expressions:
+            return None
         return next(self.all(module), None)
 
     def all(self, module: str) -> Iterator[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +22,9 @@ from adaptool.rules.waivers import Waivers
 from adaptool.summary.summary import Failure
 
 Purpose = Literal["validate", "push"]
+
+MOST_PROBLEMS = 100
+"""Of one rule, in one adapter."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +129,21 @@ def _applied(rule: Rule, subject: Subject) -> tuple[Problem, ...] | Unchecked:
     try:
         if (lack := subject.lacks(rule.needs)) is not None:
             return Unchecked(rule.code, lack.message)
-        return tuple(rule.check(subject))
+        return _gravest(rule, rule.check(subject))
     except AdaptoolError as error:
         return Unchecked(rule.code, error.message)
     except Exception as error:
         return Unchecked(rule.code, f"internal error: {type(error).__name__}: {error}")
+
+
+def _gravest(rule: Rule, problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """The problems of a rule, the gravest of them where there are hundreds: a file can be made to have thousands."""
+    found = tuple(islice(problems, 100 * MOST_PROBLEMS))
+    if len(found) <= MOST_PROBLEMS:
+        return found
+    ranked = sorted(found, key=lambda problem: SEVERITIES.index(problem.severity or rule.severity))
+    last = replace(ranked[MOST_PROBLEMS - 1], message=f"{ranked[MOST_PROBLEMS - 1].message} (and more, not listed)")
+    return (*ranked[: MOST_PROBLEMS - 1], last)
 
 
 def _findings(rule: Rule, problems: Sequence[Problem], subject: Subject, purpose: Purpose) -> Iterator[Finding]:

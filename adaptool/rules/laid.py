@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from math import prod
 from typing import Any
 
@@ -27,6 +28,9 @@ from adaptool.tensors.bnb import Bnb4bit
 from adaptool.tensors.quantized import label, quantization_of
 from adaptool.tensors.store import MemoryStore
 from adaptool.tensors.views import select
+
+MOST_LAYERS = 10_000
+"""That layer_replication makes: any number can stand there."""
 
 IN_PLACE = {"fp8", "fbgemm_fp8", "bnb-8bit"}
 """Quantisations that keep every weight's name and shape."""
@@ -137,7 +141,8 @@ def _replicated(adapter: Adapter) -> Callable[[str], str]:
     """From a key of the deeper model that ``layer_replication`` makes to that of the layer it is a copy of."""
     spans: Any = adapter.config.fields.get("layer_replication")
     try:
-        sources = [layer for start, stop in spans for layer in range(start, min(stop, start + 10_000))]
+        copied = (layer for start, stop in spans for layer in range(start, min(stop, start + MOST_LAYERS)))
+        sources = list(islice(copied, MOST_LAYERS))
     except (TypeError, ValueError):
         sources = []
 

@@ -173,11 +173,14 @@ def _remainder(tensor: Saved, config: AdapterConfig, *, adalora: bool) -> Iterat
 
 def _switched_off(part: str, config: AdapterConfig) -> bool:
     """Whether a part belongs to a variant that the config does not name; an empty ``kasa_config: {}`` names it."""
-    fields = [field for begin, field in NEEDED_FIELDS.items() if part.startswith(begin)]
-    return any(config.fields.get(field) in (None, False) for field in fields)
+    for begin, field in NEEDED_FIELDS.items():
+        if part.startswith(begin) and config.fields.get(field) in (None, False):
+            return True
+    return False
 
 
 def _hidden(tensor: Saved) -> bool:
     """A wrapped layer's own weight or bias, which PEFT saves for embeddings and heads alone (a resized vocabulary)."""
-    owner = projection_of(tensor.key.module)
-    return tensor.role == "carried" and "base_layer." in tensor.key.part and owner not in (*EMBEDDINGS, *HEADS)
+    if tensor.role != "carried" or "base_layer." not in tensor.key.part:
+        return False
+    return projection_of(tensor.key.module) not in (*EMBEDDINGS, *HEADS)

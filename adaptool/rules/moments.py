@@ -7,7 +7,7 @@ to stay in a processor's cache, where the second and third look at a value costs
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,9 @@ Gram = NDArray[Any]
 
 BLOCK = 1 << 17
 """Elements looked at at once: one mebibyte as float64."""
+
+SMALL = 1 << 13
+"""Elements of a tensor that is looked at together with others like it: alone, the calls cost more than the work."""
 
 RANK_LIMIT = 512
 """Beyond it a Gram matrix costs more than it tells; no adapter in use comes near."""
@@ -79,6 +82,9 @@ class Moments:
 
 NOTHING = Moments(0, 0, 0.0, 0.0, 0.0, 0)
 
+Looked = tuple[Moments, Gram | None]
+"""A tensor's moments, and of a finite factor of reasonable size the Gram matrices of its experts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -97,8 +103,56 @@ class Pass:
         self._compute = compute or NumpyCompute()
         self._scratch = Scratch()
 
-    def tensor(self, name: str, side: Side | None = None) -> tuple[Moments, Gram | None]:
-        """A tensor's moments, and of a finite factor of reasonable size the Gram matrices of its experts."""
+    def several(self, wanted: Mapping[str, Side | None]) -> dict[str, Looked]:
+        """What ``tensor`` says of each, in any order: the small ones by dozens of one type, shape and side."""
+        found: dict[str, Looked] = {}
+        alike: dict[tuple[str, tuple[int, ...], Side | None], list[str]] = {}
+        infos = self._store.infos
+        for name, side in wanted.items():
+            info = infos[name]
+            if 0 < info.size <= SMALL and (side is None or side.experts == 1):
+                alike.setdefault((info.dtype.name, info.shape, side), []).append(name)
+            else:
+                found[name] = self.tensor(name, side)
+        for (_, _, side), names in alike.items():
+            info = infos[names[0]]
+            step = max(1, BLOCK // info.size)
+            fitting = side if side is not None and fits(info, side) else None
+            for first in range(0, len(names), step):
+                some = names[first : first + step]
+                found.update(zip(some, self._stack(some, info, fitting), strict=True))
+        return found
+
+    def _stack(self, names: Sequence[str], info: TensorInfo, side: Side | None) -> Iterator[Looked]:
+        """Tensors like ``info``, in one array."""
+        raw = self._scratch.rows("raw", len(names) * info.rows, info.width, info.dtype.storage)
+        for name, rows in zip(names, raw.reshape(len(names), info.rows, -1), strict=True):
+            self._store.read(name, out=rows)
+        values = self._compute.load(raw, info.dtype).reshape(len(names), -1)
+        smallest, largest = values.min(1), values.max(1)  # a NaN is both
+        finite = np.isfinite(smallest) & np.isfinite(largest)
+        exact = self._scratch.rows("exact", len(names), info.size, "f8")
+        np.copyto(exact, values)
+        figures = zip(
+            finite.tolist(), smallest.tolist(), largest.tolist(), np.einsum("ij,ij->i", exact, exact).tolist(),
+            np.count_nonzero(values == 0, axis=1).tolist(), strict=True,
+        )  # fmt: skip
+        grams = None
+        if side is not None:
+            factors = exact.reshape(len(names), info.shape[0], -1)
+            turned = factors.transpose(0, 2, 1)
+            grams = np.matmul(factors, turned) if side.rank_first else np.matmul(turned, factors)
+        size = info.size
+        for number, (whole, low, high, squares, zeros) in enumerate(figures):
+            if whole:
+                found = Moments(size, 0, low, high, squares, zeros)
+                yield found, grams[number : number + 1] if grams is not None else None
+            else:
+                found, _ = self._block(values[number : number + 1])
+                yield found, None
+
+    def tensor(self, name: str, side: Side | None = None) -> Looked:
+        """One tensor, block by block."""
         info = self._store[name]
         if not info.size:
             return NOTHING, None

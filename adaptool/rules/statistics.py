@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +31,9 @@ Grams = tuple[Gram, Gram]
 
 BATCH = 1 << 18
 """Elements of Gram matrices whose eigenvalues are found together."""
+
+TOGETHER = 2048
+"""Tensors asked for at once, so that small ones of one shape are looked at together."""
 
 EIGENVALUE_RANK = 256
 """Eigenvalues of larger matrices are not asked for: their price grows with the cube."""
@@ -87,9 +90,9 @@ def measure(subject: Subject) -> Statistics:
     tensors: dict[str, Moments] = {}
     with single_threaded_blas(), np.errstate(all="ignore"):
         updates = tuple(_updates(_modules(subject), store, reader, tensors))
-        for name, info in store.infos.items():
-            if name not in tensors and _readable(info.dtype):
-                tensors[name] = reader.tensor(name)[0]
+        others = (name for name, info in store.infos.items() if name not in tensors and _readable(info.dtype))
+        while some := dict.fromkeys(islice(others, TOGETHER)):
+            tensors.update((name, moments) for name, (moments, _) in reader.several(some).items())
     ordered = {name: tensors[name] for name in store if name in tensors}
     return Statistics(ordered, updates, tuple(_twins(store, ordered)))
 
@@ -113,21 +116,35 @@ def _updates(
     modules: Iterable[LowRankModule], store: Store, reader: Pass, tensors: dict[str, Moments]
 ) -> Iterator[Update]:
     """Every module's update; the moments of its factors go into ``tensors`` on the way."""
-    batch: list[tuple[LowRankModule, Grams | None]] = []
-    held = 0
+    for batch in _batches(modules, store):
+        wanted: dict[str, Side | None] = {}
+        for module in batch:
+            factors = module.factors[0]
+            plain = factors.blocks_a == factors.blocks_b == 1
+            for key, rank_first in ((factors.a, True), (factors.b, False)):
+                wanted[key] = Side(module.rank, factors.experts, rank_first) if plain else None
+        looked = reader.several(wanted)
+        tensors.update((key, moments) for key, (moments, _) in looked.items())
+        grams = (_with_diagonal(store, m.factors[0], *(looked[key][1] for key in _keys(m))) for m in batch)
+        yield from _finished(list(zip(batch, grams, strict=True)))
+
+
+def _keys(module: LowRankModule) -> tuple[str, str]:
+    return module.factors[0].a, module.factors[0].b
+
+
+def _batches(modules: Iterable[LowRankModule], store: Store) -> Iterator[list[LowRankModule]]:
+    """The modules whose values can be read, as many at a time as their Gram matrices allow."""
+    infos, batch, held = store.infos, list[LowRankModule](), 0
     for module in modules:
-        factors = module.factors[0]
-        if not (_readable(store[factors.a].dtype) and _readable(store[factors.b].dtype)):
-            continue
-        plain = factors.blocks_a == factors.blocks_b == 1
-        sides = (Side(module.rank, factors.experts, first) if plain else None for first in (True, False))
-        (tensors[factors.a], of_a), (tensors[factors.b], of_b) = map(reader.tensor, (factors.a, factors.b), sides)
-        batch.append((module, _with_diagonal(store, factors, of_a, of_b)))
-        held += factors.experts * module.rank**2
-        if held >= BATCH:
-            yield from _finished(batch)
+        a, b = _keys(module)
+        if _readable(infos[a].dtype) and _readable(infos[b].dtype):
+            batch.append(module)
+            held += module.factors[0].experts * module.rank**2
+        if held >= BATCH or len(batch) >= TOGETHER:
+            yield batch
             batch, held = [], 0
-    yield from _finished(batch)
+    yield batch
 
 
 def _with_diagonal(store: Store, factors: Factors, of_a: Gram | None, of_b: Gram | None) -> Grams | None:
@@ -145,14 +162,13 @@ def _with_diagonal(store: Store, factors: Factors, of_a: Gram | None, of_b: Gram
 
 def _finished(batch: Sequence[tuple[LowRankModule, Grams | None]]) -> Iterator[Update]:
     """The updates of modules, those of one rank at a time: a hundred small eigenvalue problems at the price of ten."""
-    found: dict[int, tuple[float, float | None, float | None]] = {}
+    found: dict[int, Figures] = {}
     known = [(number, grams) for number, (_, grams) in enumerate(batch) if grams is not None]
     for _, group in groupby(sorted(known, key=_ranks), key=_ranks):
         numbers, pairs = zip(*group, strict=True)
         left, right = (np.stack([pair[side] for pair in pairs]) for side in (0, 1))  # (modules, experts, r, r)
         squares = np.maximum(np.einsum("meij,meij->me", left, right), 0)
-        for number, energies, strongest in zip(numbers, squares, _largest_eigenvalues(left, right), strict=True):
-            found[number] = _figures(energies, strongest)
+        found.update(zip(numbers, _figures(squares, _largest_eigenvalues(left, right)), strict=True))
     for number, (module, _) in enumerate(batch):
         scale, factors = module.scale * (2 if module.twice else 1), module.factors[0]
         norm, spectral, stable_rank = found.get(number, (None, None, None))
@@ -177,24 +193,31 @@ def _largest_eigenvalues(left: Floats, right: Floats) -> Floats:
     return result
 
 
-def _figures(energies: Floats, strongest: Floats) -> tuple[float, float | None, float | None]:
-    """‖BA‖_F over all experts, the largest σ₁, and the mean stable rank of those that are not zero."""
-    total = float(np.sqrt(energies.sum()))
-    norm = float("inf") if np.isnan(total) else total
-    if not np.isfinite(strongest).all():
-        return norm, None, None
+Figures = tuple[float, float | None, float | None]
+"""‖BA‖_F over all experts, the largest σ₁, and the mean stable rank of those that are not zero."""
+
+
+def _figures(energies: Floats, strongest: Floats) -> Iterator[Figures]:
+    """Every module's, from (modules, experts) of ‖BA‖²_F and σ₁²."""
+    norms = np.sqrt(energies.sum(1))
+    norms[np.isnan(norms)] = np.inf
     acting = strongest > 0
-    ranks = energies[acting] / strongest[acting]
-    return norm, float(np.sqrt(strongest.max())), float(ranks.mean()) if ranks.size else None
+    counts = acting.sum(1)
+    ranks = np.divide(energies, strongest, out=np.zeros_like(energies), where=acting).sum(1) / np.maximum(counts, 1)
+    known, spectral = np.isfinite(strongest).all(1), np.sqrt(strongest.max(1))
+    columns = (column.tolist() for column in (known, norms, spectral, ranks, counts))
+    for finite, norm, largest, rank, count in zip(*columns, strict=True):
+        yield norm, largest if finite else None, rank if finite and count else None
 
 
 def _twins(store: Store, tensors: Mapping[str, Moments]) -> Iterator[tuple[str, ...]]:
     """Tensors with the same bytes: those whose figures agree are read again, and their digests compared."""
-    alike: dict[tuple[object, ...], list[str]] = {}
+    infos, alike = store.infos, dict[tuple[object, ...], list[str]]()
     for name, moments in tensors.items():
         if moments.size > 1 and moments.constant is None:
-            info = store[name]
-            alike.setdefault((info.dtype.name, info.shape, moments), []).append(name)
+            info = infos[name]
+            kind = info.dtype.name, info.shape, moments.smallest, moments.largest, moments.zeros
+            alike.setdefault(kind, []).append(name)
     for names in alike.values():
         if len(names) > 1:
             same: dict[bytes, list[str]] = {}

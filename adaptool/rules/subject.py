@@ -18,7 +18,7 @@ from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME, Adapter, open_w
 from adaptool.adapters.base import BaseModel
 from adaptool.adapters.config import CONFIG_LIMIT, CONFIG_NAME, AdapterConfig, read_config
 from adaptool.errors import AdaptoolError, NotFoundError
-from adaptool.summary.contents import LowRankModule, Saved, low_rank_modules, saved_tensors
+from adaptool.summary.contents import LowRankModule, Saved, low_rank_modules, misshapen, saved_tensors
 from adaptool.tensors.files import open_file
 from adaptool.tensors.store import Store
 
@@ -173,7 +173,12 @@ class Subject:
     @cached_property
     def low_rank(self) -> tuple[LowRankModule, ...]:
         """Every LoRA module with two factors that make a product; none for other PEFT types."""
-        return tuple(low_rank_modules(self.adapter)) if self.peft_type == "LORA" else ()
+        return tuple(low_rank_modules(self.adapter, self.misshapen)) if self.peft_type == "LORA" else ()
+
+    @cached_property
+    def misshapen(self) -> tuple[str, ...]:
+        """LoRA's factors that make no product."""
+        return misshapen(self.adapter)
 
     def once(self, name: str, work: Callable[[], Value]) -> Value:
         """``work()``, done once for this subject, whoever asks under ``name``."""

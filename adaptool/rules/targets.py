@@ -54,7 +54,7 @@ def names(subject: Subject) -> set[str]:
 
 def _aliases(module: str, config: AdapterConfig) -> set[str]:
     """A module's runtime name, and that of the wrapper around it: an attention block's out_proj goes by the block's."""
-    return {runtime_name(module, config), module.split(".base_layer")[0]}
+    return {runtime_name(module, config), module.partition(".base_layer")[0]}
 
 
 def missed(subject: Subject) -> tuple[Missed, ...]:
@@ -102,10 +102,12 @@ class Lists:
         value = self.config.fields.get(field)
         if isinstance(value, str):
             return bool(value) and matches_whole(value, module, self.config.where)
-        return not names.isdisjoint(endings_of(module))
+        return bool(names) and not names.isdisjoint(endings_of(module))
 
     def _inside(self, module: str) -> bool:
         """PEFT's match of modules_to_save: an entry is one segment of the name or several, anywhere in it."""
+        if not self.kept and not self.kept_patterns:
+            return False
         segments = module.split(".")[:MOST_SEGMENTS]
         starts = range(len(segments)) if self.kept else ()
         inner = (".".join(segments[a:b]) for a in starts for b in range(a + 1, min(a + 4, len(segments)) + 1))
@@ -126,10 +128,11 @@ def _lists(config: AdapterConfig) -> Lists:
 def _missed(subject: Subject) -> Iterator[Missed]:
     config, lists = subject.config, _lists(subject.config)
     parameters = frozenset(name.removesuffix(".weight") for name in config.names("target_parameters"))
+    tied = config.flag("ensure_weight_tying")
     for module, keys in own(subject).items():
         aliases = sorted(_aliases(module, config))
-        wrapped = any(not parameters.isdisjoint(endings_of(alias)) for alias in aliases)
-        if wrapped or (config.flag("ensure_weight_tying") and _vocabulary(module)):
+        wrapped = parameters and any(not parameters.isdisjoint(endings_of(alias)) for alias in aliases)
+        if wrapped or (tied and _vocabulary(module)):
             continue
         reasons = [lists.reason(alias) for alias in aliases]
         if all(reasons):

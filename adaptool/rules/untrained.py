@@ -77,8 +77,10 @@ def module_states(subject: Subject) -> tuple[ModuleState, ...]:
 def _states(subject: Subject) -> tuple[ModuleState, ...]:
     switches = tuple(re.compile(switch) for switch in SWITCHES.get(subject.peft_type, ()))
     modules: dict[str, list[Saved]] = {}
+    names = {saved.key.part for saved in trained(subject)}
+    parts = {part for part in names if any(switch.fullmatch(part) for switch in switches)}
     for saved in trained(subject):
-        if any(switch.fullmatch(saved.key.part) for switch in switches):
+        if saved.key.part in parts:
             modules.setdefault(saved.key.module, []).append(saved)
     tensors = subject.statistics.tensors
     return tuple(ModuleState(name, _off(parts, switches, tensors)) for name, parts in modules.items())
@@ -89,6 +91,8 @@ def _off(
 ) -> tuple[Saved, ...]:
     """What switches a module off: every neutral part, where some switch has only such."""
     neutral = {saved.key.text: saved for saved in parts if is_neutral(saved, tensors[saved.key.text])}
+    if not neutral:
+        return ()
     for switch in switches:
         matching = [saved for saved in parts if switch.fullmatch(saved.key.part)]
         if matching and all(saved.key.text in neutral for saved in matching):
@@ -98,8 +102,10 @@ def _off(
 
 def is_neutral(saved: Saved, moments: Moments) -> bool:
     """Whether a part changes nothing: all zeros, or of a multiplier all ones; an empty one cannot."""
-    value = 1.0 if MULTIPLIERS.fullmatch(saved.key.part) else 0.0
-    return not moments.size or moments.constant == value
+    constant = moments.constant
+    return not moments.size or (
+        constant is not None and constant == (1.0 if MULTIPLIERS.fullmatch(saved.key.part) else 0.0)
+    )
 
 
 def and_more(items: Sized) -> str:

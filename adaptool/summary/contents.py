@@ -7,8 +7,8 @@ save is enough.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -104,17 +104,21 @@ class LowRankModule:
         return self.factors[0].rank
 
 
-@lru_cache(maxsize=1 << 14)
+_LAYER = re.compile(r"(?:(.*?)\.)?(\d{1,9})\.(.+)")
+_NUMBER = re.compile(r"(^|\.)\d+(?=\.|$)")
+
+
+@lru_cache(maxsize=1 << 17)  # as many modules as any adapter has
 def place_of(module: str) -> Place:
     """Take a module's name apart at its first number; further numbers (experts, T5's sub-layers) become ``*``.
 
     A number that ends the name ("body.0") is no layer: the module itself is numbered.
     """
-    match = re.match(r"(?:(.*?)\.)?(\d{1,9})\.(.+)", module)
+    match = _LAYER.match(module)
     if match is None:
         return Place("", None, module)
     stack, layer, rest = match.groups()
-    return Place(stack or "", int(layer), re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", rest))
+    return Place(stack or "", int(layer), _NUMBER.sub(r"\1*", rest))
 
 
 def saved_tensors(adapter: Adapter) -> tuple[Saved, ...]:
@@ -122,12 +126,18 @@ def saved_tensors(adapter: Adapter) -> tuple[Saved, ...]:
     config = adapter.config
     lora = config.peft_type == "LORA"
     keys = adapter.keys if lora else tuple(_parsed(text, config) for text in adapter.store)
-    names = {key.module for key in keys if key.part == FULL}
-    return tuple(
-        Saved(key, "carried" if _is_second_copy(key, names) else _role(key, config, info), info)
-        for key in keys
-        for info in (adapter.store[key.text],)
-    )
+    names, infos = {key.module for key in keys if key.part == FULL}, adapter.store.infos
+    parts: dict[tuple[str, bool], Role] = {}
+
+    def role(key: Key, info: TensorInfo) -> Role:
+        if key.part == FULL:
+            return "carried" if _is_second_copy(key, names) else _full_role(key.module, config)
+        kind = key.part, info.dtype.floating
+        if kind not in parts:
+            parts[kind] = _role(key.part, config, floating=info.dtype.floating)
+        return parts[kind]
+
+    return tuple(Saved(key, role(key, infos[key.text]), infos[key.text]) for key in keys)
 
 
 def _parsed(text: str, config: AdapterConfig) -> Key:
@@ -138,27 +148,23 @@ def _parsed(text: str, config: AdapterConfig) -> Key:
 
 def _is_second_copy(key: Key, names: set[str]) -> bool:
     """Whether a wrapper's frozen original, or its trained copy under the wrapper's own name, is saved along."""
-    if key.part != FULL:
-        return False
     plain = key.module.replace(".modules_to_save.", ".")
     return plain != key.module and plain in names
 
 
-def _role(key: Key, config: AdapterConfig, info: TensorInfo) -> Role:
-    if key.part == "":
+def _role(part: str, config: AdapterConfig, *, floating: bool) -> Role:
+    if part == "":
         return "trained" if config.peft_type in PROMPTS else "stray"
-    if key.part == FULL:
-        return _full_role(key.module, config)
-    leaf = key.part.removeprefix("token_adapter.")
+    leaf = part.removeprefix("token_adapter.")
     if leaf == "base_layer.bias" and config.fields.get("bias", "none") != "none":
         return "unfrozen"
     if leaf.startswith("base_layer."):
         return "carried"
-    if FROZEN_PART.fullmatch(key.part) or not info.dtype.floating:
+    if FROZEN_PART.fullmatch(part) or not floating:
         return "frozen"
-    if key.part == "lora_B.weight" and config.fields.get("init_lora_weights") == "mica":
+    if part == "lora_B.weight" and config.fields.get("init_lora_weights") == "mica":
         return "fixed"
-    field = next((field for part, field in NEEDED_FIELDS.items() if key.part.startswith(part)), None)
+    field = next((field for begin, field in NEEDED_FIELDS.items() if part.startswith(begin)), None)
     return "undeclared" if field is not None and not config.fields.get(field) and _absent(config, field) else "trained"
 
 
@@ -180,16 +186,19 @@ def _full_role(parameter: str, config: AdapterConfig) -> Role:
     return "carried" if leaf == "weight" and projection_of(module) in (*EMBEDDINGS, *HEADS) else "undeclared"
 
 
-def low_rank_modules(adapter: Adapter) -> Iterator[LowRankModule]:
-    """Every module with two factors that make a product; ``orphans`` and ``misshapen`` name the rest. Only for LORA."""
-    broken = set(misshapen(adapter))
+def low_rank_modules(adapter: Adapter, broken: Sequence[str] | None = None) -> Iterator[LowRankModule]:
+    """Every module with two factors that make a product; ``orphans`` and ``misshapen`` name the rest. Only for LORA.
+
+    ``broken``: the misshapen ones, where the caller knows them.
+    """
+    faulty, infos = set(misshapen(adapter) if broken is None else broken), adapter.store.infos
     for module, parts in adapter.modules.items():
         magnitude = parts.get("lora_magnitude_vector", parts.get("lora_magnitude_vector.weight"))
         for a, b in _pairs(parts):
-            if a in broken or b in broken:
+            if a in faulty or b in faulty:
                 continue
             if a.endswith("lora_embedding_A"):
-                (rank, tokens), width = adapter.store[a].shape, adapter.store[b].shape[0]
+                (rank, tokens), width = infos[a].shape, infos[b].shape[0]
                 factors = Factors(adapter.store, a, b, rank, swapped=True)
                 yield _described(module, adapter.config, (factors,), (tokens, width), magnitude)
             else:
@@ -201,16 +210,17 @@ def _pairs(parts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _dense(adapter: Adapter, module: str, parts: Mapping[str, str], magnitude: str | None) -> LowRankModule:
-    config, store = adapter.config, adapter.store
-    a, b = store[parts["lora_A.weight"]], store[parts["lora_B.weight"]]
+    config, infos = adapter.config, adapter.store.infos
+    a, b = infos[parts["lora_A.weight"]], infos[parts["lora_B.weight"]]
     name, experts = runtime_name(module, config), _experts(module, a.shape[0], config)
     blocks_a, blocks_b = bdlora_blocks(module, config)
     factors = Factors(
-        store, a.name, b.name, a.shape[0] // experts, blocks_a=blocks_a, blocks_b=blocks_b, experts=experts,
+        adapter.store, a.name, b.name, a.shape[0] // experts, blocks_a=blocks_a, blocks_b=blocks_b, experts=experts,
         diagonal=parts.get("lora_diag") if config.fields.get("kasa_config") is not None else None,
     )  # fmt: skip
-    described = _described(name, config, factors.each(), (b.shape[0], a.size // a.shape[0] * blocks_a), magnitude)
-    return replace(described, twice=module.endswith(".base_layer.out_proj"))
+    shape = b.shape[0], a.size // a.shape[0] * blocks_a
+    each, twice = factors.each() if experts > 1 else (factors,), module.endswith(".base_layer.out_proj")
+    return _described(name, config, each, shape, magnitude, twice=twice)
 
 
 def _experts(module: str, rows: int, config: AdapterConfig) -> int:
@@ -221,13 +231,13 @@ def _experts(module: str, rows: int, config: AdapterConfig) -> int:
 
 def misshapen(adapter: Adapter) -> tuple[str, ...]:
     """Factors that are no matrices (saved under ZeRO-3 without gathering), or whose product does not exist."""
-    store, config = adapter.store, adapter.config
+    infos, config = adapter.store.infos, adapter.config
     return tuple(
         key
         for module, parts in adapter.modules.items()
         for pair in _pairs(parts)
-        if not _multiply(module, store[pair[0]].shape, store[pair[1]].shape, config)
-        or (pair[0].endswith("lora_embedding_A") and (len(store[pair[0]].shape), len(store[pair[1]].shape)) != (2, 2))
+        for a, b in ((infos[pair[0]].shape, infos[pair[1]].shape),)
+        if not _multiply(module, a, b, config) or (pair[0].endswith("lora_embedding_A") and (len(a), len(b)) != (2, 2))
         for key in pair
     )
 
@@ -240,11 +250,11 @@ def _multiply(module: str, a: tuple[int, ...], b: tuple[int, ...], config: Adapt
 
 
 def _described(
-    name: str, config: AdapterConfig, factors: tuple[Factors, ...], shape: tuple[int, int], magnitude: str | None
-) -> LowRankModule:
-    return LowRankModule(
-        name, config.rank_of(name), config.alpha_of(name), config.scale_of(name), factors, shape, magnitude
-    )
+    name: str, config: AdapterConfig, factors: tuple[Factors, ...], shape: tuple[int, int], magnitude: str | None, *,
+    twice: bool = False,
+) -> LowRankModule:  # fmt: skip
+    rank, alpha = config.rank_of(name), config.alpha_of(name)
+    return LowRankModule(name, rank, alpha, config.scale(rank, alpha), factors, shape, magnitude, twice)
 
 
 def runtime_name(module: str, config: AdapterConfig) -> str:
@@ -252,9 +262,11 @@ def runtime_name(module: str, config: AdapterConfig) -> str:
 
     ``target_parameters`` nests one wrapper per parameter, the first registered innermost; the key only says how deep.
     """
-    plain, depth = module.replace(".base_layer", ""), module.count(".base_layer")
+    wrapped = ".base_layer" in module
+    plain = module.replace(".base_layer", "") if wrapped else module
     if not config.fields.get("target_parameters"):
         return plain
+    depth = module.count(".base_layer")
     endings = endings_of(plain)
     owners = endings if _is_target(plain, endings, config) else endings | {""}
     names = {leaf for owner in owners & config.wrapped_parameters.keys() for leaf in config.wrapped_parameters[owner]}

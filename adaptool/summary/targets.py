@@ -10,6 +10,9 @@ from adaptool.adapters.config import AdapterConfig
 from adaptool.summary.contents import LowRankModule, Role, Saved, place_of, runtime_name
 from adaptool.tensors.store import Store, totals_by_type
 
+MOST_PLACES = 1 << 20
+"""Layers times projections that are looked for: a name can have any number in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scaling:
@@ -95,22 +98,25 @@ def targets(
             groups.setdefault((place.stack, place.name), {}).setdefault(name, []).append(tensor)
     spans = _spans(groups, layers_of)
     return tuple(
-        _target(stack, name, found, known, spans.get(stack, ())) for (stack, name), found in sorted(groups.items())
+        _target(stack, name, found, known, spans.get(stack, range(0)))
+        for (stack, name), found in sorted(groups.items())
     )
 
 
 def _spans(
     groups: Mapping[tuple[str, str], Mapping[str, object]], layers_of: Callable[[str], int | None]
-) -> dict[str, tuple[int, ...]]:
-    """The layers each stack has, or is known to have."""
+) -> dict[str, range]:
+    """The layers each stack has, or is known to have; none where its numbers are beyond any model's."""
     seen: dict[str, set[int]] = {}
+    limit = MOST_PLACES // max(1, len(groups))
     for (stack, _), names in groups.items():
         seen.setdefault(stack, set()).update(layer for name in names if (layer := place_of(name).layer) is not None)
     spans = {}
     for stack, layers in seen.items():
         count = layers_of(stack) if layers else None
         if layers:
-            spans[stack] = tuple(range(count)) if count else tuple(range(min(layers), max(layers) + 1))
+            span = range(count) if count else range(min(layers), max(layers) + 1)
+            spans[stack] = span if len(span) <= limit else range(0)
     return spans
 
 
@@ -119,7 +125,7 @@ def _target(
     name: str,
     found: Mapping[str, Sequence[Saved]],
     known: Mapping[str, LowRankModule],
-    span: Sequence[int],
+    span: range,
 ) -> Target:
     layers = {layer for module in found if (layer := place_of(module).layer) is not None}
     described = [known[module] for module in found if module in known]

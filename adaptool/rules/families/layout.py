@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,8 +20,6 @@ CLIENT_LIMIT = 25_000_000
 
 NAME_LIMIT = 1024
 """Characters: the longest names of real modules have 150."""
-
-_ODD_NAME = re.compile(r"\.\.|[/\\]|^\s|\s$|^$")
 
 
 def header(fields: object, data: bytes = bytes(16)) -> Callable[[Draft], object]:
@@ -247,7 +244,7 @@ def _oddity(name: str) -> str:
         return "has control or invisible characters"
     if len(name) > NAME_LIMIT:
         return f"has {len(name)} characters"
-    if _ODD_NAME.search(name):
+    if not name or ".." in name or "/" in name or "\\" in name or name != name.strip():
         return "is empty, or has '..', a slash or space at an end"
     return "" if name.isascii() else "has letters beyond ASCII, which can pass for others"
 

@@ -105,7 +105,7 @@ def zero_elements(subject: Subject) -> Iterator[Problem]:
 
     Fix: save again with stage3_gather_16bit_weights_on_model_save, or convert with zero_to_fp32.py.
     """
-    keys = tuple(key for key in subject.store if subject.store[key].size == 0)
+    keys = tuple(key for key, info in subject.store.infos.items() if 0 in info.shape)
     adapter = subject.adapter_opened.value if keys else None
     pruned = emptied(adapter) if adapter is not None else frozenset()
     if keys := tuple(key for key in keys if key not in pruned):

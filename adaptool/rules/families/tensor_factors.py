@@ -17,7 +17,7 @@ from adaptool.rules.finding import Problem
 from adaptool.rules.leftovers import first_of
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
-from adaptool.summary.contents import PAIRS, LowRankModule, misshapen, orphans, runtime_name
+from adaptool.summary.contents import PAIRS, LowRankModule, orphans, runtime_name
 
 UNGATHERED = "gather the shards before saving (ZeRO-3: stage3_gather_16bit_weights_on_model_save), and save again"
 TOKENS = "token_adapter.trainable_tokens_delta"
@@ -51,13 +51,13 @@ def pairs(subject: Subject) -> tuple[Pair, ...]:
 
 def _pairs(subject: Subject) -> Iterator[Pair]:
     adapter, config = subject.adapter, subject.config
-    broken = set(misshapen(adapter))
+    infos, broken = adapter.store.infos, set(subject.misshapen)
     for module, parts in adapter.modules.items():
         for a_part, b_part in PAIRS:
             if a_part in parts and b_part in parts:
                 a, b = parts[a_part], parts[b_part]
                 name = runtime_name(module, config)
-                shapes, rank = (adapter.store[a].shape, adapter.store[b].shape), config.rank_of(name)
+                shapes, rank = (infos[a].shape, infos[b].shape), config.rank_of(name)
                 blocks = block_counts(module, config)[1]
                 experts = name != module.replace(".base_layer", "")
                 fault = _fault(*shapes, rank, blocks, experts=experts) or ("experts" if a in broken else None)
@@ -194,10 +194,15 @@ def odd_shapes(subject: Subject) -> Iterator[Problem]:
         return
     faulty = {pair.a for pair in pairs(subject) if pair.fault}
     wrong: dict[str, tuple[str, ...]] = {}
+    infos, right = subject.store.infos, set[tuple[tuple[str, tuple[int, ...]], ...]]()
     for module, parts in subject.adapter.modules.items():
-        if faulty.isdisjoint(parts.values()) and all(subject.store[key].size for key in parts.values()):
+        shapes = tuple((part, infos[key].shape) for part, key in parts.items())
+        if shapes in right:
+            continue
+        if faulty.isdisjoint(parts.values()) and not any(0 in shape for _, shape in shapes):
             try:
                 check_module_shapes(subject.adapter, module, parts)
+                right.add(shapes)
             except MismatchError as error:
                 wrong[error.message.removeprefix(f"{subject.adapter.path}: ")] = tuple(parts.values())
     if wrong:

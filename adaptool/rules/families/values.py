@@ -50,10 +50,9 @@ def saturated(subject: Subject) -> Iterator[Problem]:
 
     Fix: save in bfloat16 or float32, and look at why a weight grew so large.
     """
-    figures = subject.statistics.tensors
+    figures, infos = subject.statistics.tensors, subject.store.infos
     keys = tuple(
-        key for key, moments in figures.items()
-        if subject.store[key].dtype.name == "F16" and moments.absmax == F16_LARGEST
+        key for key, moments in figures.items() if infos[key].dtype.name == "F16" and moments.absmax == F16_LARGEST
     )  # fmt: skip
     if keys:
         yield Problem(f"{keys[0]}{and_more(keys)} reaches ±65504", subject.weights_name, tensors=keys)

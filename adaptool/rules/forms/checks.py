@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ LARGEST = 1 << 24
 """Beyond this no layer has features, and their factors are not searched."""
 
 
+@lru_cache(maxsize=4096)
 def factorization(size: int, factor: int) -> tuple[int, int]:
     """How LoKr splits a dimension: by ``factor`` where that divides it, else as evenly as goes with no more than it."""
     if factor > 0 and size % factor == 0:

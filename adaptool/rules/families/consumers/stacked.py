@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from adaptool.adapters.names import projection_of
 from adaptool.rules.consumers import CONSUMERS, Wrapped, and_more, wrapped
@@ -15,6 +16,9 @@ ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 
 SMALLEST, BLOCK, LARGEST = 8, 16, 128
 """Ranks below 8 are padded to 8, others to multiples of 16; beyond 128 the fast kernels do not go."""
+
+MOST_MISSING = 128
+"""Layers of one projection: more than any model has."""
 
 Served = Callable[[Wrapped], bool]
 
@@ -37,7 +41,8 @@ def stacks(subject: Subject, served: Served) -> dict[tuple[str, str], dict[int, 
 def complete(subject: Subject, served: Served) -> list[dict[int, Wrapped]]:
     """The projections that have a LoRA in every layer, in the order they are loaded."""
     found = stacks(subject, served)
-    kept = [(name, layers) for (stack, name), layers in found.items() if not _missing(subject, found, stack, layers)]
+    depth = _depths(subject, found)
+    kept = [(name, layers) for (stack, name), layers in found.items() if not _missing(depth[stack], layers)]
     return [layers for _, layers in sorted(kept, key=lambda pair: _position(pair[0]))]
 
 
@@ -46,24 +51,30 @@ def _position(name: str) -> int:
     return ORDER.index(last) if last in ORDER else len(ORDER)
 
 
-def _missing(
-    subject: Subject, found: dict[tuple[str, str], dict[int, Wrapped]], stack: str, layers: dict[int, Wrapped]
-) -> list[int]:
-    """Layers of the stack without this projection: of the base where it is there, else up to the last one adapted."""
+def _depths(subject: Subject, found: dict[tuple[str, str], dict[int, Wrapped]]) -> dict[str, int]:
+    """How many layers each stack has: in the base where it is there, else up to the last one adapted."""
     from adaptool.summary.coverage import layers_of
 
-    seen = max(max(other) for (name, _), other in found.items() if name == stack) + 1
-    known = layers_of(subject.base, stack) if subject.base is not None and stack else None
-    count = min(max(seen, known or 0), 10_000)
-    return [layer for layer in range(count) if layer not in layers]
+    depths: dict[str, int] = {}
+    for (stack, _), layers in found.items():
+        depths[stack] = max(depths.get(stack, 0), max(layers) + 1)
+    for stack, seen in depths.items() if subject.base is not None else ():
+        depths[stack] = max(seen, (layers_of(subject.base, stack) if subject.base and stack else None) or 0)
+    return depths
+
+
+def _missing(depth: int, layers: dict[int, Wrapped]) -> list[int]:
+    """Layers of a stack without this projection, the first ones: a name can have any number in it."""
+    return list(islice((layer for layer in range(depth) if layer not in layers), MOST_MISSING))
 
 
 def gaps(subject: Subject, consumer: str, served: Served) -> Iterator[Problem]:
     """Projections missing in a layer: the whole stack is dropped."""
     found = stacks(subject, served)
+    depth = _depths(subject, found)
     for (stack, name), there in found.items():
         layers = {layer: one for layer, one in there.items() if one.a is not None and one.b is not None}
-        missing = _missing(subject, found, stack, layers)
+        missing = _missing(depth[stack], layers)
         if missing and layers:
             keys = tuple(key for one in layers.values() for key in one.keys)
             yield Problem(
