@@ -16,7 +16,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from adaptool.reports.schemas import read_schema, schema_names
-from adaptool.rules.config_schema import (
+from adaptool.rules.configs.refusals import REFUSALS
+from adaptool.rules.configs.schema import (
     default_of,
     faults,
     fields_of,
@@ -28,7 +29,6 @@ from adaptool.rules.config_schema import (
 )
 from adaptool.rules.draft import CONFIG
 from adaptool.rules.engine import Options, validate_subject
-from adaptool.rules.refusals import REFUSALS
 from adaptool.rules.selection import Selection
 from adaptool.rules.subject import Subject
 

@@ -13,7 +13,6 @@ import pytest
 
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
 from adaptool.adapters.base import open_base
-from adaptool.rules.consumers import CONSUMERS as FACTS
 from adaptool.rules.draft import (
     CONFIG,
     MODULES,
@@ -28,6 +27,7 @@ from adaptool.rules.draft import (
     together,
 )
 from adaptool.rules.engine import AdapterReport, Options, validate
+from adaptool.rules.families.consumers.facts import CONSUMERS as FACTS
 from adaptool.rules.families.consumers.mutations import (
     adapting,
     on_embedding,

@@ -23,13 +23,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptool.rules import archives, listing, programs
 from adaptool.rules.draft import CONFIG, Draft, file, framed, numbers
 from adaptool.rules.draft_pickle import ARGUMENTS, SYSTEM, torch_zip, zipped
 from adaptool.rules.engine import AdapterReport, Options, validate
 from adaptool.rules.families.layout import A, appended, cut, entry, header
 from adaptool.rules.families.stand_ins import POINTER
-from adaptool.rules.imports import HIDDEN, read_program, trust
+from adaptool.rules.files import archives, listing, programs
+from adaptool.rules.files.imports import HIDDEN, read_program, trust
 from adaptool.rules.selection import Selection
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

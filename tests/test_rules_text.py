@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from adaptool.rules.credentials import tokens
+from adaptool.rules.configs.whereabouts import kind_of, suggestion
 from adaptool.rules.draft import CONFIG, Draft
 from adaptool.rules.engine import Options, validate
-from adaptool.rules.logins import assignments, logins, private_keys
+from adaptool.rules.files.credentials import tokens
+from adaptool.rules.files.logins import assignments, logins, private_keys
 from adaptool.rules.selection import EVERYTHING, Selection
-from adaptool.rules.whereabouts import kind_of, suggestion
 
 OURS = ("FIL3", "FIL4", "CFG0", "CFG4")
 CONFIG_NAME = "adapter_config.json"

@@ -12,9 +12,9 @@ from adaptool.rules.engine import Options, validate
 from adaptool.rules.families import values_size
 from adaptool.rules.families.values_idle import with_magnitudes
 from adaptool.rules.selection import Selection
-from adaptool.rules.statistics import measure
 from adaptool.rules.subject import Subject
-from adaptool.rules.untrained import SWITCHES
+from adaptool.rules.weights.statistics import measure
+from adaptool.rules.weights.untrained import SWITCHES
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaptool.rules import moments
 from adaptool.rules.draft import PREFIX, WIDTH, Draft, Q, V, framed, numbers, packed
-from adaptool.rules.moments import NOTHING, Pass, Side
-from adaptool.rules.statistics import measure
 from adaptool.rules.subject import Subject
+from adaptool.rules.weights import moments
+from adaptool.rules.weights.moments import NOTHING, Pass, Side
+from adaptool.rules.weights.statistics import measure
 from adaptool.summary.spectrum import module_spectra
 from adaptool.tensors.compute import NumpyCompute
 from adaptool.tensors.dtypes import DTYPES, widen

@@ -12,8 +12,8 @@ from typing import Literal
 from adaptool.adapters.base import BaseModel
 from adaptool.errors import AdaptoolError
 from adaptool.jobs import default_workers, run
+from adaptool.rules.configs.lines import line_of
 from adaptool.rules.finding import SEVERITIES, Finding, Problem, Severity, Suppressed, Unchecked, Verdict, fingerprint
-from adaptool.rules.lines import line_of
 from adaptool.rules.locate import Target, find_adapters
 from adaptool.rules.rule import Rule
 from adaptool.rules.selection import Selection

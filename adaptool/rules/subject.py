@@ -24,7 +24,7 @@ from adaptool.tensors.store import Store
 
 if TYPE_CHECKING:
     from adaptool.rules.rule import Need
-    from adaptool.rules.statistics import Statistics
+    from adaptool.rules.weights.statistics import Statistics
 
 Value = TypeVar("Value")
 
@@ -99,7 +99,7 @@ class Subject:
         return attempt(self._open_store)
 
     def _open_store(self) -> Store:
-        from adaptool.rules.bounds import refuse_a_flood
+        from adaptool.rules.weights.bounds import refuse_a_flood
 
         if self.weights_path is not None:
             refuse_a_flood(self.weights_path)
@@ -123,7 +123,7 @@ class Subject:
     @cached_property
     def statistics_taken(self) -> Outcome[Statistics]:
         """What the values say, from one pass over the weights."""
-        from adaptool.rules.statistics import measure
+        from adaptool.rules.weights.statistics import measure
 
         return attempt(lambda: measure(self))
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.names import projection_of
+from adaptool.rules.configs.scales import config_scale, modules, number
 from adaptool.rules.draft import LAYERS, MODULES, PREFIX, Draft, fields, numbers
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
-from adaptool.rules.scales import config_scale, modules, number
 from adaptool.rules.subject import Subject
 
 BLOCKS = ({"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_proj", "k_proj", "v_proj", "out_proj"}, {"q", "k", "v", "o"},

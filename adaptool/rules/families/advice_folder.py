@@ -9,11 +9,11 @@ from typing import Any
 from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.names import projection_of
 from adaptool.rules.draft import PREFIX, Draft, extra, fields, file, together
+from adaptool.rules.files.listing import listing
+from adaptool.rules.files.training import CARD_NAME, STATE_NAME, card_fields, training
 from adaptool.rules.finding import Problem
-from adaptool.rules.listing import listing
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
-from adaptool.rules.training import CARD_NAME, STATE_NAME, card_fields, training
 from adaptool.tensors.store import TensorInfo
 
 FEW_STEPS = 30

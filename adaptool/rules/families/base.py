@@ -24,10 +24,10 @@ from adaptool.rules.draft import (
     together,
 )
 from adaptool.rules.finding import Problem
-from adaptool.rules.laid import Laid, elsewhere, family_of, keys_of, laid
-from adaptool.rules.leftovers import first_of, leftovers
 from adaptool.rules.rule import catalogue, rule
 from adaptool.rules.subject import Subject
+from adaptool.rules.weights.laid import Laid, elsewhere, family_of, keys_of, laid
+from adaptool.rules.weights.leftovers import first_of, leftovers
 from adaptool.summary.contents import LowRankModule, place_of
 from adaptool.summary.coverage import layers_of
 

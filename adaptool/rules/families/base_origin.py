@@ -11,10 +11,10 @@ from adaptool.merging.provenance import QUANTISED_NAME, base_name, hub_id
 from adaptool.rules.draft import LAYERS, Draft, fields
 from adaptool.rules.families.tensor_layers import chooses_layers
 from adaptool.rules.finding import Problem, Severity
-from adaptool.rules.laid import laid
-from adaptool.rules.leftovers import first_of
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.rules.weights.laid import laid
+from adaptool.rules.weights.leftovers import first_of
 from adaptool.summary.coverage import layers_of
 from adaptool.summary.targets import Target, targets
 

@@ -10,10 +10,10 @@ from adaptool.adapters.names import projection_of
 from adaptool.adapters.tuners.embeddings import token_indices
 from adaptool.rules.draft import PREFIX, RANK, VOCABULARY, WIDTH, Draft, extra, fields, together
 from adaptool.rules.finding import Problem
-from adaptool.rules.laid import keys_of, laid
-from adaptool.rules.leftovers import first_of
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.rules.weights.laid import keys_of, laid
+from adaptool.rules.weights.leftovers import first_of
 
 TOKENS = "token_adapter.trainable_tokens_delta"
 EMBED = f"{PREFIX}model.embed_tokens"

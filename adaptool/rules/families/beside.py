@@ -12,9 +12,9 @@ from adaptool.adapters.config import CONFIG_NAME
 from adaptool.rules.draft import file
 from adaptool.rules.draft_pickle import zipped
 from adaptool.rules.families.files import READ_AS_FILES
+from adaptool.rules.files.listing import Entry, listing, printable
+from adaptool.rules.files.programs import survey
 from adaptool.rules.finding import Problem
-from adaptool.rules.listing import Entry, listing, printable
-from adaptool.rules.programs import survey
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.config_schema import LONG, Fault, Kind, faults, fields_of, newest_peft, release
-from adaptool.rules.document import SHOWN, shown
+from adaptool.rules.configs.document import SHOWN, shown
+from adaptool.rules.configs.refusals import refused
+from adaptool.rules.configs.schema import LONG, Fault, Kind, faults, fields_of, newest_peft, release
 from adaptool.rules.draft import fields
 from adaptool.rules.finding import Problem, Severity
-from adaptool.rules.refusals import refused
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.document import config_places, shown
+from adaptool.rules.configs.document import config_places, shown
 from adaptool.rules.draft import fields
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.jinja.words import DUNDERS

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 
 from adaptool.adapters.config import CONFIG_LIMIT, CONFIG_NAME
-from adaptool.rules.document import DEEPEST, MOST_PLACES, config_places, repeated_keys, shown
+from adaptool.rules.configs.document import DEEPEST, MOST_PLACES, config_places, repeated_keys, shown
 from adaptool.rules.draft import Draft, fields, file
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule

@@ -9,15 +9,15 @@ from typing import Any
 from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.names import PREFIX, endings_of, layer_of, projection_of
-from adaptool.rules.document import shown
+from adaptool.rules.configs.document import shown
+from adaptool.rules.configs.expressions import sound
+from adaptool.rules.configs.scales import ALPHA_PATTERNS, RANK_PATTERNS
+from adaptool.rules.configs.targets import MOST_LAYERS, missed, names, own, targets_known
 from adaptool.rules.draft import fields
-from adaptool.rules.expressions import sound
 from adaptool.rules.families.config_patterns import MARKS
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule
-from adaptool.rules.scales import ALPHA_PATTERNS, RANK_PATTERNS
 from adaptool.rules.subject import Subject
-from adaptool.rules.targets import MOST_LAYERS, missed, names, own, targets_known
 from adaptool.summary.settings import TASK_HEADS
 from adaptool.summary.unaccounted import matchless, unsaved_wholes, untrained
 

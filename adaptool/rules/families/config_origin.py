@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.document import shown
+from adaptool.rules.configs.document import shown
+from adaptool.rules.configs.whereabouts import Kind, is_model_here, kind_of, suggestion, without_login
 from adaptool.rules.draft import fields
 from adaptool.rules.families.config_type import NEWEST_PEFT, version_of
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
-from adaptool.rules.whereabouts import Kind, is_model_here, kind_of, suggestion, without_login
 
 BASE = "base_model_name_or_path"
 

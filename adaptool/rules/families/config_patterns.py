@@ -8,12 +8,12 @@ from adaptool.adapters.automata import LONGEST
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.patterns import MOST_EXPRESSIONS
 from adaptool.errors import FormatError
-from adaptool.rules.document import shown
+from adaptool.rules.configs.document import shown
+from adaptool.rules.configs.expressions import ALL_LINEAR, ENOUGH, WHOLE, expressions, troubles
+from adaptool.rules.configs.scales import ALPHA_PATTERNS, RANK_PATTERNS
 from adaptool.rules.draft import fields
-from adaptool.rules.expressions import ALL_LINEAR, ENOUGH, WHOLE, expressions, troubles
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
-from adaptool.rules.scales import ALPHA_PATTERNS, RANK_PATTERNS
 from adaptool.rules.subject import Subject
 
 MOST = 5

@@ -6,12 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.names import projection_of
-from adaptool.rules.config_schema import fields_of
-from adaptool.rules.document import shown
-from adaptool.rules.draft import fields
-from adaptool.rules.finding import Problem
-from adaptool.rules.rule import rule
-from adaptool.rules.scales import (
+from adaptool.rules.configs.document import shown
+from adaptool.rules.configs.scales import (
     ALPHAS,
     Number,
     alphas,
@@ -22,6 +18,10 @@ from adaptool.rules.scales import (
     number,
     ranks,
 )
+from adaptool.rules.configs.schema import fields_of
+from adaptool.rules.draft import fields
+from adaptool.rules.finding import Problem
+from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 from adaptool.summary.contents import LowRankModule
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.tuners.unmergeable import LATER, PROMPTS, ROUTED
-from adaptool.rules.document import SHOWN, shown
+from adaptool.rules.configs.document import SHOWN, shown
 from adaptool.rules.draft import fields, file
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.config_schema import default_of, fields_of, homes_of, nested_class, release
-from adaptool.rules.document import SHOWN, shown
+from adaptool.rules.configs.document import SHOWN, shown
+from adaptool.rules.configs.schema import default_of, fields_of, homes_of, nested_class, release
 from adaptool.rules.draft import fields
 from adaptool.rules.families.config_fields import newer
 from adaptool.rules.finding import Problem

@@ -8,7 +8,7 @@ from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.tuners import tuner_for
 from adaptool.adapters.tuners.lora import HARMLESS_INITS, MUTATING_INITS
 from adaptool.errors import AdaptoolError
-from adaptool.rules.document import shown
+from adaptool.rules.configs.document import shown
 from adaptool.rules.draft import fields
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule

@@ -9,9 +9,9 @@ from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.errors import DiskError
 from adaptool.rules.draft import Draft
+from adaptool.rules.files.listing import Entry, listing, printable
+from adaptool.rules.files.programs import survey
 from adaptool.rules.finding import Problem
-from adaptool.rules.listing import Entry, listing, printable
-from adaptool.rules.programs import survey
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject, attempt
 from adaptool.tensors.safetensors import open_safetensors

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from adaptool.adapters.adapter import WEIGHTS_NAME
-from adaptool.rules.damage import damage, damaged
 from adaptool.rules.draft import Draft, file, framed, numbers
+from adaptool.rules.files.damage import damage, damaged
+from adaptool.rules.files.listing import printable
 from adaptool.rules.finding import Problem
-from adaptool.rules.listing import printable
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 from adaptool.tensors.safetensors import SafetensorsFile

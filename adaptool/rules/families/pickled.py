@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
 from adaptool.errors import AdaptoolError, FormatError
-from adaptool.rules.damage import TORCH, plain, weights_kind
 from adaptool.rules.draft import Draft, file, together
 from adaptool.rules.draft_pickle import ARGUMENTS, SYSTEM, torch_zip, zipped
+from adaptool.rules.files.damage import TORCH, plain, weights_kind
+from adaptool.rules.files.imports import Trust
+from adaptool.rules.files.listing import listing, printable
+from adaptool.rules.files.programs import Found, survey
 from adaptool.rules.finding import Problem
-from adaptool.rules.imports import Trust
-from adaptool.rules.listing import listing, printable
-from adaptool.rules.programs import Found, survey
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject, attempt
 from adaptool.tensors.pickles import open_pickle

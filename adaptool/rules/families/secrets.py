@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from itertools import islice
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.credentials import Credential, tokens
 from adaptool.rules.draft import file
+from adaptool.rules.files.credentials import Credential, tokens
+from adaptool.rules.files.logins import assignments, logins, private_keys
+from adaptool.rules.files.texts import VOCABULARIES, Text, texts
 from adaptool.rules.finding import Problem
-from adaptool.rules.logins import assignments, logins, private_keys
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
-from adaptool.rules.texts import VOCABULARIES, Text, texts
 
 SECRET_FILES = re.compile(
     r"\.env(?:\..+)?|.+\.env|\.?netrc|\.pypirc|\.npmrc|credentials|\.git-credentials|secrets?\..+"

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 
 from adaptool.adapters.adapter import WEIGHTS_NAME
-from adaptool.rules.damage import damaged
 from adaptool.rules.draft import Draft, file, framed, numbers
+from adaptool.rules.files.damage import damaged
+from adaptool.rules.files.listing import Entry, listing, printable
 from adaptool.rules.finding import Problem
 from adaptool.rules.forms import emptied
-from adaptool.rules.listing import Entry, listing, printable
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 

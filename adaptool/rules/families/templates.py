@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adaptool.errors import AdaptoolError
-from adaptool.rules.document import shown
+from adaptool.rules.configs.document import shown
 from adaptool.rules.draft import file
+from adaptool.rules.files.texts import walk
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
-from adaptool.rules.texts import walk
 from adaptool.summary.beside import MOST_FILES
 from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json

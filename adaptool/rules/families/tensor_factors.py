@@ -14,9 +14,9 @@ from adaptool.errors import MismatchError
 from adaptool.rules.draft import PREFIX as ROOT
 from adaptool.rules.draft import RANK, WIDTH, Draft, Q, extra, fields, numbers, tensors, together
 from adaptool.rules.finding import Problem
-from adaptool.rules.leftovers import first_of
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.rules.weights.leftovers import first_of
 from adaptool.summary.contents import PAIRS, LowRankModule, orphans, runtime_name
 
 UNGATHERED = "gather the shards before saving (ZeRO-3: stage3_gather_16bit_weights_on_model_save), and save again"

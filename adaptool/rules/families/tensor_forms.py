@@ -13,9 +13,9 @@ from adaptool.rules.draft import Draft, Q, extra, fields, remade, together
 from adaptool.rules.finding import Problem
 from adaptool.rules.forms import FORMS, Examination, Fault, examine, type_of
 from adaptool.rules.forms.matching import Kind
-from adaptool.rules.leftovers import misspelt
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Outcome, Subject, attempt
+from adaptool.rules.weights.leftovers import misspelt
 from adaptool.summary.settings import title
 
 LOHA = {"hada_w1_a": (64, 4), "hada_w1_b": (4, 64), "hada_w2_a": (64, 4), "hada_w2_b": (4, 64)}

@@ -9,9 +9,9 @@ from adaptool.rules.draft import PREFIX as ROOT
 from adaptool.rules.draft import RANK, WIDTH, Draft, Q, extra, renamed
 from adaptool.rules.families.tensors import keys_in, share_of
 from adaptool.rules.finding import Problem
-from adaptool.rules.leftovers import adapter_names, first_of, format_of, leftovers
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.rules.weights.leftovers import adapter_names, first_of, format_of, leftovers
 
 SAVE_AGAIN = "save it again with PEFT's save_pretrained, from the unwrapped model"
 

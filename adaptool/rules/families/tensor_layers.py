@@ -9,9 +9,9 @@ from adaptool.adapters.config import AdapterConfig
 from adaptool.rules.draft import LAYERS, PREFIX, RANK, WIDTH, Draft, Q, fields, numbers, tensors
 from adaptool.rules.families.tensor_factors import Pair, pairs
 from adaptool.rules.finding import Problem, Severity
-from adaptool.rules.leftovers import first_of, leftovers
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.rules.weights.leftovers import first_of, leftovers
 from adaptool.summary.contents import place_of
 from adaptool.summary.targets import Target, targets
 from adaptool.tensors.dtypes import DType

@@ -9,9 +9,9 @@ from adaptool.adapters.names import FULL
 from adaptool.rules.draft import HIDDEN, RANK, VOCABULARY, WIDTH, Q, extra, renamed
 from adaptool.rules.draft import PREFIX as ROOT
 from adaptool.rules.finding import Problem
-from adaptool.rules.leftovers import Bucket, first_of, leftovers, tuner_of
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.rules.weights.leftovers import Bucket, first_of, leftovers, tuner_of
 from adaptool.summary.contents import NEEDED_FIELDS, Saved
 from adaptool.summary.settings import title
 

@@ -10,7 +10,7 @@ from adaptool.rules.draft import Array, Draft, tensors
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
-from adaptool.rules.untrained import MULTIPLIERS, and_more, trained
+from adaptool.rules.weights.untrained import MULTIPLIERS, and_more, trained
 from adaptool.summary.contents import Saved
 
 F16_LARGEST = 65504.0

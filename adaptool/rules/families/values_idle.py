@@ -11,7 +11,7 @@ from adaptool.rules.draft import VOCABULARY, WIDTH, Draft, Q, numbers, tensors
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
-from adaptool.rules.untrained import MULTIPLIERS, ModuleState, and_more, is_neutral, module_states, trained
+from adaptool.rules.weights.untrained import MULTIPLIERS, ModuleState, and_more, is_neutral, module_states, trained
 from adaptool.summary.contents import Saved
 
 MAGNITUDE = re.compile(r"lora_magnitude_vector(?:\.weight)?")

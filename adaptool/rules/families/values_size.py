@@ -13,9 +13,9 @@ from adaptool.rules.draft import Array, Draft, numbers, tensors
 from adaptool.rules.families.values import F16_LARGEST
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule
-from adaptool.rules.statistics import Update
 from adaptool.rules.subject import Subject
-from adaptool.rules.untrained import and_more, trained
+from adaptool.rules.weights.statistics import Update
+from adaptool.rules.weights.untrained import and_more, trained
 from adaptool.summary.contents import place_of
 
 SPIKE: Mapping[Severity, float] = {"error": 1000.0, "warning": 100.0}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from jinja2 import nodes
 
-from adaptool.rules.document import shown
+from adaptool.rules.configs.document import shown
 from adaptool.rules.jinja.folding import Folder
 from adaptool.rules.jinja.operations import HUGE, Runaway, TooDeep, Unknown
 from adaptool.rules.jinja.tree import called_name, leaves, operands, outputs, tag, variable

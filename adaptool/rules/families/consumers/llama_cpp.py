@@ -1,7 +1,8 @@
 """LCP001–LCP099: what llama.cpp makes of an adapter, by way of its own convert_lora_to_gguf.py.
 
-Read from llama.cpp at 0c1e57098 (convert_lora_to_gguf.py, src/llama-adapter.{h,cpp}); what it exits at, drops
-and scales was run with that converter. ``adaptool convert ADAPTER --base BASE --to-gguf-lora`` writes what the runtime gets right, or refuses.
+Read from llama.cpp at 0c1e57098 (convert_lora_to_gguf.py, src/llama-adapter.{h,cpp}); what it exits at, drops and
+scales was run with that converter. ``adaptool convert ADAPTER --base BASE --to-gguf-lora`` writes what the runtime
+gets right, or refuses.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adaptool.adapters.names import projection_of
-from adaptool.rules.consumers import (
+from adaptool.rules.draft import VOCABULARY, WIDTH, fields, together
+from adaptool.rules.families.consumers.facts import (
     and_more,
     beside_factors,
     changed_base,
@@ -21,7 +23,6 @@ from adaptool.rules.consumers import (
     wrapped,
     wrong_scale,
 )
-from adaptool.rules.draft import VOCABULARY, WIDTH, fields, together
 from adaptool.rules.families.consumers.mutations import (
     on_embedding,
     on_experts,

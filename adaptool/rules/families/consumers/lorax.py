@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from adaptool.adapters.names import projection_of
-from adaptool.rules.consumers import (
+from adaptool.rules.draft import WIDTH, fields
+from adaptool.rules.families.consumers import stacked
+from adaptool.rules.families.consumers.facts import (
     Wrapped,
     beside_factors,
     changed_base,
@@ -15,8 +17,6 @@ from adaptool.rules.consumers import (
     variants,
     wrong_scale,
 )
-from adaptool.rules.draft import WIDTH, fields
-from adaptool.rules.families.consumers import stacked
 from adaptool.rules.families.consumers.mutations import adapting, on_experts, uneven_layers, with_tensor, without
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule

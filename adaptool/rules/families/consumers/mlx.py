@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from adaptool.rules.consumers import (
+from adaptool.rules.draft import WIDTH, fields
+from adaptool.rules.families.consumers.facts import (
     beside_factors,
     changed_base,
     left_out,
@@ -12,7 +13,6 @@ from adaptool.rules.consumers import (
     variants,
     wrapped,
 )
-from adaptool.rules.draft import WIDTH, fields
 from adaptool.rules.families.consumers.mutations import uneven_layers, with_tensor
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule

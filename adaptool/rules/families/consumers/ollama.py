@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
 from adaptool.adapters.names import projection_of
-from adaptool.rules.consumers import (
+from adaptool.rules.draft import fields, file, together
+from adaptool.rules.families.consumers.facts import (
     Wrapped,
     and_more,
     architecture,
@@ -25,7 +26,6 @@ from adaptool.rules.consumers import (
     wrapped,
     wrong_scale,
 )
-from adaptool.rules.draft import fields, file, together
 from adaptool.rules.families.consumers.mutations import adapting, on_head
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule

@@ -9,8 +9,8 @@ from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.names import projection_of
 from adaptool.adapters.tuners.full import tied_head
 from adaptool.adapters.tuners.unmergeable import LATER, PROMPTS, ROUTED
-from adaptool.rules.consumers import Wrapped, and_more, is_lora, wrapped
 from adaptool.rules.draft import RANK, fields, together
+from adaptool.rules.families.consumers.facts import Wrapped, and_more, is_lora, wrapped
 from adaptool.rules.families.consumers.mutations import adapting, on_head, renamed, tied
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule

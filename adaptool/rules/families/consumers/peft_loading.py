@@ -9,8 +9,8 @@ from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.names import PREFIX, projection_of
 from adaptool.errors import UnsupportedError
-from adaptool.rules.consumers import and_more, is_lora, wrapped
 from adaptool.rules.draft import fields
+from adaptool.rules.families.consumers.facts import and_more, is_lora, wrapped
 from adaptool.rules.families.consumers.mutations import renamed, with_tensor
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule

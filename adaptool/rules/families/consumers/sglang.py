@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from adaptool.adapters.names import projection_of
 from adaptool.errors import AdaptoolError
-from adaptool.rules.consumers import (
+from adaptool.rules.draft import VOCABULARY, WIDTH, Draft, fields, file
+from adaptool.rules.families.consumers.facts import (
     Wrapped,
     and_more,
     beside_factors,
@@ -22,7 +23,6 @@ from adaptool.rules.consumers import (
     wrapped,
     wrong_scale,
 )
-from adaptool.rules.draft import VOCABULARY, WIDTH, Draft, fields, file
 from adaptool.rules.families.consumers.mutations import adapting, renamed, uneven_layers, with_tensor
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from adaptool.adapters.names import projection_of
-from adaptool.rules.consumers import CONSUMERS, Wrapped, and_more, wrapped
+from adaptool.rules.families.consumers.facts import CONSUMERS, Wrapped, and_more, wrapped
 from adaptool.rules.finding import Problem
 from adaptool.rules.subject import Subject
 from adaptool.summary.contents import place_of

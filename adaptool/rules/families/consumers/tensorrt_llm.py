@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 
 from adaptool.adapters.names import projection_of
-from adaptool.rules.consumers import (
+from adaptool.rules.draft import Draft, fields, together
+from adaptool.rules.families.consumers.facts import (
     MAGNITUDES,
     Wrapped,
     and_more,
@@ -20,7 +21,6 @@ from adaptool.rules.consumers import (
     wrapped,
     wrong_scale,
 )
-from adaptool.rules.draft import Draft, fields, together
 from adaptool.rules.families.consumers.mutations import on_head, renamed, with_tensor, without, wrap
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule

@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator
 
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
-from adaptool.rules.consumers import (
+from adaptool.rules.draft import WIDTH, fields, file, together
+from adaptool.rules.families.consumers import stacked
+from adaptool.rules.families.consumers.facts import (
     Wrapped,
     beside_factors,
     changed_base,
@@ -16,8 +18,6 @@ from adaptool.rules.consumers import (
     variants,
     wrong_scale,
 )
-from adaptool.rules.draft import WIDTH, fields, file, together
-from adaptool.rules.families.consumers import stacked
 from adaptool.rules.families.consumers.mutations import adapting, renamed, uneven_layers, with_tensor, without
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule

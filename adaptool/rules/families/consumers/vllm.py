@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from adaptool.rules.consumers import (
+from adaptool.rules.draft import fields
+from adaptool.rules.families.consumers.facts import (
     and_more,
     is_lora,
     other_type,
     rank_above,
     variants,
 )
-from adaptool.rules.draft import fields
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from adaptool.adapters.base import EMBEDDINGS
 from adaptool.adapters.names import projection_of
-from adaptool.rules.consumers import (
+from adaptool.rules.draft import PREFIX, RANK, VOCABULARY, WIDTH, Q, numbers
+from adaptool.rules.families.consumers.facts import (
     Wrapped,
     and_more,
     beside_factors,
@@ -16,7 +17,6 @@ from adaptool.rules.consumers import (
     left_out,
     wrapped,
 )
-from adaptool.rules.draft import PREFIX, RANK, VOCABULARY, WIDTH, Q, numbers
 from adaptool.rules.families.consumers.mutations import on_embedding, on_experts, renamed, with_tensor
 from adaptool.rules.families.consumers.vllm import HEAD_KEY, HEADS
 from adaptool.rules.finding import Problem

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from adaptool.errors import AdaptoolError
-from adaptool.rules.magic import HEAD, Format, identify
+from adaptool.rules.files.magic import HEAD, Format, identify
 from adaptool.tensors.files import open_file
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from adaptool.archs.layouts import LAYOUTS
 from adaptool.archs.renames import disk_names
 from adaptool.errors import AdaptoolError, MismatchError, UnsupportedError
 from adaptool.rules.forms import all_features
-from adaptool.rules.leftovers import misspelt
 from adaptool.rules.subject import Subject
+from adaptool.rules.weights.leftovers import misspelt
 from adaptool.summary.coverage import adapted_modules, misfits, planned, with_shapes
 from adaptool.tensors.bnb import Bnb4bit
 from adaptool.tensors.quantized import label, quantization_of

@@ -11,7 +11,7 @@ from adaptool.adapters.backtracking import LIMIT, ways, worst_name
 from adaptool.adapters.config import matches
 from adaptool.adapters.patterns import MOST_EXPRESSIONS, PLAIN
 from adaptool.errors import FormatError
-from adaptool.rules.scales import ALPHA_PATTERNS, RANK_PATTERNS
+from adaptool.rules.configs.scales import ALPHA_PATTERNS, RANK_PATTERNS
 from adaptool.rules.subject import Subject
 from adaptool.summary.unaccounted import own_modules
 

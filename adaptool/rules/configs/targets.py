@@ -10,7 +10,7 @@ from adaptool.adapters.config import AdapterConfig, matches, matches_whole
 from adaptool.adapters.names import MOST_SEGMENTS, endings_of, projection_of
 from adaptool.adapters.patterns import PLAIN
 from adaptool.errors import AdaptoolError
-from adaptool.rules.expressions import ALL_LINEAR, sound
+from adaptool.rules.configs.expressions import ALL_LINEAR, sound
 from adaptool.rules.subject import Subject
 from adaptool.summary.contents import runtime_name
 from adaptool.summary.expected import in_layers, kept_whole

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adaptool.rules.config_schema import default_of
-from adaptool.rules.document import shown
+from adaptool.rules.configs.document import shown
+from adaptool.rules.configs.schema import default_of
 
 
 @dataclass(frozen=True, slots=True)

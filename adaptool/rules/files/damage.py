@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptool.errors import AdaptoolError
+from adaptool.rules.files.imports import read_program
+from adaptool.rules.files.listing import printable
+from adaptool.rules.files.magic import HEAD, Format, identify, is_prose
 from adaptool.rules.finding import Problem
-from adaptool.rules.imports import read_program
-from adaptool.rules.listing import printable
-from adaptool.rules.magic import HEAD, Format, identify, is_prose
 from adaptool.tensors.files import FileHandle, open_file
 from adaptool.tensors.legacy import Window
 from adaptool.tensors.opcodes import PICKLE_LIMIT

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from adaptool.errors import AdaptoolError
-from adaptool.rules.archives import Archive, Careful, inflated, read_archive
-from adaptool.rules.imports import OPCODES_LIMIT, Program, read_program
-from adaptool.rules.listing import Entry, listing, printable
-from adaptool.rules.magic import identify
+from adaptool.rules.files.archives import Archive, Careful, inflated, read_archive
+from adaptool.rules.files.imports import OPCODES_LIMIT, Program, read_program
+from adaptool.rules.files.listing import Entry, listing, printable
+from adaptool.rules.files.magic import identify
 from adaptool.tensors.files import FileHandle, open_file
 from adaptool.tensors.legacy import Window
 from adaptool.tensors.opcodes import PICKLE_LIMIT

@@ -17,7 +17,7 @@ import numpy as np
 
 from adaptool.adapters.factors import Factors
 from adaptool.errors import AdaptoolError
-from adaptool.rules.moments import Gram, Moments, Pass, Side
+from adaptool.rules.weights.moments import Gram, Moments, Pass, Side
 from adaptool.summary.contents import LowRankModule
 from adaptool.tensors.compute import single_threaded_blas
 from adaptool.tensors.dtypes import DType, Floats, bytes_of

@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 
-from adaptool.rules.moments import Moments
 from adaptool.rules.subject import Subject
+from adaptool.rules.weights.moments import Moments
 from adaptool.summary.contents import Place, Saved, place_of
 
 MULTIPLIERS = re.compile(r"ia3_l|boft_s|road_alpha|psoft_R\.vector_[ab]")

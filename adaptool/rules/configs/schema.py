@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import adaptool
-from adaptool.rules.document import shown
+from adaptool.rules.configs.document import shown
 
 Schema = Mapping[str, Any]
 Kind = Literal["type", "word", "range"]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adaptool.rules.listing import listing
+from adaptool.rules.files.listing import listing
 from adaptool.rules.subject import Subject, attempt
 from adaptool.tensors.files import open_file
 

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import IO, Any
 
 from adaptool.errors import FormatError
-from adaptool.rules.magic import HEAD, identify
+from adaptool.rules.files.magic import HEAD, identify
 from adaptool.tensors.files import FileHandle
 
 MEMBERS_LIMIT = 50_000

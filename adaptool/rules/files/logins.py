@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 
-from adaptool.rules.credentials import MOST, Credential, hidden, is_blank, is_example
+from adaptool.rules.files.credentials import MOST, Credential, hidden, is_blank, is_example
 
 KEY = re.compile(r"-----BEGIN ((?:[A-Z0-9]{2,12} ){0,3}PRIVATE KEY)(?: BLOCK)?-----"
                  r"(?:\\{1,4}[nr]|[\s\"'+,]|[A-Za-z\-]{3,20}:[^\n\\]{0,80}(?=[\n\\])){0,300}"

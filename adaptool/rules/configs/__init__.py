@@ -1,0 +1,1 @@
+"""What a config says and means: its schema, its expressions, its scales; facts that the rules ask."""

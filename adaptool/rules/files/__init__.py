@@ -1,0 +1,1 @@
+"""What lies in an adapter's folder: listed, identified and read within bounds; facts that the rules ask."""
