@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 def carry_out_fix(
     console: Console, paths: tuple[str, ...], base: Path | None, out: Path | None, options: Options, *,
     dry_run: bool, overwrite: bool, style: str,
-) -> int:  # fmt: skip
-    """Write the one adapter corrected, then validate what was written; the exit code is that validation's."""
+) -> int | None:  # fmt: skip
+    """Write the one adapter corrected, then validate what was written; the exit code is that validation's.
+
+    None where there is nothing to correct: then the adapter is validated as it is.
+    """
     from adaptool import api
-    from adaptool.cli.validate import show
     from adaptool.reports import text_fix
 
     if len(paths) != 1:
@@ -37,18 +39,14 @@ def carry_out_fix(
     as_json = style == "json"
     if not job.state.changes:
         console.note("there is nothing that --fix can correct, so nothing is written")
-        validation = api.validate(paths, base, options)
-        show(console, validation, style)
-        return validation.exit_code
+        return None
     carry_out(console, job, "fix", plan=text_fix.plan, summary=text_fix.summary, dry_run=dry_run, as_json=as_json)
     if dry_run:
         return 0
     after = api.validate([out], base, options)
     if after.exit_code:
-        from adaptool.reports.layout import coloured, plain
-        from adaptool.reports.validate_text import validation_report
+        from adaptool.reports.validation import validation_text
 
         console.say("what is left to be decided by you:")
-        lines = validation_report(after, console.width, quiet=console.quiet)
-        click.echo(coloured(lines) if console.paints else plain(lines), err=True)
+        click.echo(validation_text(after, console.width, quiet=console.quiet, paints=console.paints), err=True)
     return after.exit_code

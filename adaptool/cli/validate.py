@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,8 +66,9 @@ def validate(console: Console, /, paths: tuple[str, ...], base: Path | None, sty
     if fix:
         from adaptool.cli.fixing import carry_out_fix
 
-        return carry_out_fix(console, paths, base, out, options, dry_run=dry_run, overwrite=overwrite, style=style)
-    gc.set_threshold(*RARELY)
+        code = carry_out_fix(console, paths, base, out, options, dry_run=dry_run, overwrite=overwrite, style=style)
+        if code is not None:
+            return code
     validation = api.validate(paths, base, options)
     show(console, validation, style)
     return validation.exit_code
@@ -76,27 +76,16 @@ def validate(console: Console, /, paths: tuple[str, ...], base: Path | None, sty
 
 def show(console: Console, validation: Validation, style: str) -> None:
     """The validation on stdout as ``style``; paths that could not be looked at on stderr too, where a person reads."""
-    if style == "json":
-        from adaptool.reports.json import to_json
+    from adaptool.reports.validation import WRITERS, validation_text
 
-        console.result_json(to_json("validate", validation))
-    elif style == "text":
-        from adaptool.reports.layout import coloured, plain
-        from adaptool.reports.validate_text import validation_report
-
-        lines = validation_report(validation, console.width, verbose=console.verbose, quiet=console.quiet)
-        if lines:
-            click.echo(coloured(lines) if console.paints else plain(lines))
-        for failure in validation.failures:
-            console.fail(failure.message, failure.hint, code=3)
-    elif text := _written(style)(validation):
-        console.result(text)
-
-
-def _written(style: str) -> Callable[[Validation], str]:
-    from adaptool.reports.github import github
-    from adaptool.reports.junit import junit
-    from adaptool.reports.markdown import markdown
-    from adaptool.reports.sarif import sarif
-
-    return {"sarif": sarif, "junit": junit, "github": github, "markdown": markdown}[style]
+    if style != "text":
+        if text := WRITERS[style](validation):
+            console.result(text)
+        return
+    text = validation_text(
+        validation, console.width, verbose=console.verbose, quiet=console.quiet, paints=console.paints
+    )
+    if text:
+        click.echo(text)
+    for failure in validation.failures:
+        console.fail(failure.message, failure.hint, code=3)
