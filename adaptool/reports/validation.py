@@ -14,8 +14,13 @@ from adaptool.reports.sarif import sarif
 from adaptool.reports.validate_text import validation_report
 from adaptool.rules.engine import Validation
 
-WRITERS: Mapping[str, Callable[[Validation], str]] = {"sarif": sarif, "junit": junit, "github": github, "markdown": markdown,
-           "json": lambda validation: json.dumps(to_json("validate", validation), indent=2)}  # fmt: skip
+WRITERS: Mapping[str, Callable[[Validation], str]] = {
+    "github": github,
+    "json": lambda validation: json.dumps(to_json("validate", validation), indent=2),
+    "junit": junit,
+    "markdown": markdown,
+    "sarif": sarif,
+}
 """Formats for machines and pages; ``text`` is for the terminal it goes to."""
 
 
