@@ -75,6 +75,12 @@ def test_what_is_not_there_exits_3(good, tmp_path, capsys):
     assert "ok" in printed.out
 
 
+@pytest.mark.parametrize("path", ["", "org/name", "hf://org/name", "\0", "a" * 5000, "~nobody/x"])
+def test_what_is_no_path_is_worded(path, capsys):
+    assert main(["validate", path]) == 3
+    assert capsys.readouterr().err.startswith("error: ")
+
+
 def test_a_folder_without_adapters_exits_3(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
     assert main(["validate", str(tmp_path)]) == 3

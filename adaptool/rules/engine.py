@@ -20,6 +20,7 @@ from adaptool.rules.selection import Selection
 from adaptool.rules.subject import Subject
 from adaptool.rules.waivers import Waivers
 from adaptool.summary.summary import Failure
+from adaptool.tensors.locate import locate
 
 Purpose = Literal["validate", "push"]
 
@@ -87,7 +88,7 @@ def validate(paths: Sequence[str | Path], base: BaseModel | None = None, options
     failures: list[Failure] = []
     for path in paths:
         try:
-            targets += [target for target in find_adapters(Path(path)) if target not in targets]
+            targets += [target for target in find_adapters(locate(path)) if target not in targets]
         except AdaptoolError as error:
             failures.append(Failure(str(path), error.message, error.hint))
 

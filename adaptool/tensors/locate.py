@@ -23,6 +23,8 @@ LOCAL = re.compile(r"(?:\.{1,2}(?:/|$)|/|~)")
 
 def locate(text: str | Path) -> Path:
     """The path of an existing file or folder; NotFoundError or UnsupportedError say what the string looks like."""
+    if text == "":
+        raise NotFoundError("an empty path names nothing", hint="is a variable of the script unset?")
     try:
         path = Path(text).expanduser()
         if path.exists():
