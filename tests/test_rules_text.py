@@ -125,7 +125,7 @@ FIELDS = {
     "an absolute base": ({"base_model_name_or_path": "/data/models/llama"}, {"CFG402": "warning"}),
     "a home": ({"base_model_name_or_path": "~/models/llama"}, {"CFG402": "warning"}),
     "a drive": ({"base_model_name_or_path": "C:\\Users\\ana\\llama"}, {"CFG402": "warning", "FIL310": "info"}),
-    "a share": ({"base_model_name_or_path": "\\\\server\\share\\llama"}, {"CFG402": "warning"}),
+    "a share": ({"base_model_name_or_path": "\\\\server\\share\\llama"}, {"CFG402": "error"}),
     "a variable": ({"base_model_name_or_path": "$HOME/llama"}, {"CFG402": "warning"}),
     "climbing out": ({"base_model_name_or_path": "../../etc/passwd"}, {"CFG403": "error"}),
     "climbing out of an id": ({"base_model_name_or_path": "meta-llama/../../evil"}, {"CFG403": "error"}),

@@ -10,8 +10,8 @@ from adaptool.adapters.config import AdapterConfig
 from adaptool.summary.contents import LowRankModule, Role, Saved, place_of, runtime_name
 from adaptool.tensors.store import Store, totals_by_type
 
-MOST_PLACES = 1 << 20
-"""Layers times projections that are looked for: a name can have any number in it."""
+MOST_LAYERS, MOST_PLACES = 10_000, 1 << 20
+"""Layers of a stack, and layers times projections, that are looked for: a name can have any number in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +106,16 @@ def targets(
 def _spans(
     groups: Mapping[tuple[str, str], Mapping[str, object]], layers_of: Callable[[str], int | None]
 ) -> dict[str, range]:
-    """The layers each stack has, or is known to have; none where its numbers are beyond any model's."""
+    """The layers each stack has, or is known to have, as many as are looked for."""
     seen: dict[str, set[int]] = {}
-    limit = MOST_PLACES // max(1, len(groups))
+    limit = min(MOST_LAYERS, MOST_PLACES // max(1, len(groups)))
     for (stack, _), names in groups.items():
         seen.setdefault(stack, set()).update(layer for name in names if (layer := place_of(name).layer) is not None)
     spans = {}
     for stack, layers in seen.items():
         count = layers_of(stack) if layers else None
         if layers:
-            span = range(count) if count else range(min(layers), max(layers) + 1)
-            spans[stack] = span if len(span) <= limit else range(0)
+            spans[stack] = (range(count) if count else range(min(layers), max(layers) + 1))[:limit]
     return spans
 
 

@@ -9,6 +9,7 @@ from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.config import AdapterConfig, matches, matches_whole
 from adaptool.adapters.names import MOST_SEGMENTS, endings_of, projection_of
 from adaptool.adapters.patterns import PLAIN
+from adaptool.adapters.tuners.unmergeable import PROMPTS
 from adaptool.errors import AdaptoolError
 from adaptool.rules.configs.expressions import ALL_LINEAR, sound
 from adaptool.rules.subject import Subject
@@ -65,7 +66,7 @@ def missed(subject: Subject) -> tuple[Missed, ...]:
 def _told(subject: Subject) -> bool:
     """Whether the config itself says which modules are adapted, in a way that can be followed."""
     targets, parameters = subject.fields.get("target_modules"), subject.fields.get("target_parameters")
-    if subject.peft_type in BY_OTHER_MEANS or (targets is None and not parameters):
+    if subject.peft_type in PROMPTS or subject.peft_type in BY_OTHER_MEANS or (targets is None and not parameters):
         return False
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         return False

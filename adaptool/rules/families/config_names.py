@@ -18,6 +18,7 @@ from adaptool.rules.families.config_patterns import MARKS
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.rules.weights.leftovers import leftovers
 from adaptool.summary.settings import TASK_HEADS
 from adaptool.summary.unaccounted import matchless, unsaved_wholes, untrained
 
@@ -78,7 +79,7 @@ def untrained_targets(subject: Subject) -> Iterator[Problem]:
             if not MARKS & set(name) and name not in whole
         ]
         alone = len(lost) == len(listed(subject, field)) and not own(subject)
-        if lost:
+        if lost and not (alone and leftovers(subject)):  # what is there instead says why
             yield Problem(
                 f"{field} names {some(lost)}, and no such module has a tensor", CONFIG_NAME, field,
                 severity="error" if alone else None,

@@ -55,6 +55,8 @@ def no_base(subject: Subject) -> Iterator[Problem]:
 def absolute_base(subject: Subject) -> Iterator[Problem]:
     """Loading resolves the base by this name: on another machine the path leads nowhere, or to another model.
 
+    A network share (\\\\server\\…) is an error: merely to look there tells the server who asks.
+
     Fix: write the base's hub id, and its revision.
     """
     name = _base(subject, "absolute")
@@ -63,9 +65,11 @@ def absolute_base(subject: Subject) -> Iterator[Problem]:
     network = name.startswith(("\\\\", "//"))  # not even looked for: asking a share sends it the user's login
     here = not network and is_model_here(name)
     says = "exists on this machine only" if here else "is a path nobody else can find"
+    says = "is a network share, to which Windows sends the user's login when it looks there" if network else says
     yield Problem(
-        f"{BASE} {shown(name)} {says}", CONFIG_NAME, BASE, fix=_hub_id(name), severity="info" if here else None
-    )
+        f"{BASE} {shown(name)} {says}", CONFIG_NAME, BASE, fix=_hub_id(name),
+        severity="info" if here else "error" if network else None,
+    )  # fmt: skip
 
 
 @rule("CFG403", "error", "base model path climbs out of its folder", needs=("config",),

@@ -96,7 +96,8 @@ def too_many(subject: Subject) -> Iterator[Problem]:
 def unexpanded(subject: Subject) -> Iterator[Problem]:
     """The word all-linear is replaced by names when an adapter is made; in a saved one, PEFT asks the base at loading.
 
-    Other runtimes do not know the word, and a base with other linear layers gets other modules.
+    Other runtimes do not know the word, and a base with other linear layers gets other modules. Without any targets,
+    PEFT looks the model's type up in a table of its own.
 
     Fix: list the modules that have tensors.
     """
@@ -104,6 +105,8 @@ def unexpanded(subject: Subject) -> Iterator[Problem]:
     if isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         yield Problem(f"target_modules is {shown(targets)}, which save_pretrained replaces by names", CONFIG_NAME,
                       "target_modules")  # fmt: skip
+    elif targets is None and subject.peft_type == "LORA" and not subject.fields.get("target_parameters"):
+        yield Problem("target_modules is not set, and save_pretrained writes the names", CONFIG_NAME, "target_modules")
 
 
 @rule("CFG305", "warning", "an expression in a list of names", needs=("config",),

@@ -73,7 +73,12 @@ def absurd_rank(subject: Subject) -> Iterator[Problem]:
 
     Fix: set the rank the weights have.
     """
-    yield from _grouped([n for n in ranks(subject) if n.value > LARGEST_RANK], "no layer is that wide")
+    yield from _grouped(_absurd_ranks(subject), "no layer is that wide")
+
+
+def _absurd_ranks(subject: Subject) -> list[Number]:
+    """They make scales absurd as well, which needs no second finding."""
+    return [n for n in ranks(subject) if n.value > LARGEST_RANK]
 
 
 @rule("CFG203", "error", "an alpha that is no finite number", needs=("config",),
@@ -122,6 +127,8 @@ def absurd_scale(subject: Subject) -> Iterator[Problem]:
 
     Fix: set the alpha and the rank of the training.
     """
+    if _absurd_ranks(subject):
+        return
     muted = any(n.value == 0 for n in alphas(subject))  # CFG204 says so
     scales = module_scales(subject)
     strange = {name: scale for name, scale in scales.items() if _strange(scale) and (scale or not muted)}
@@ -155,7 +162,7 @@ def uneven_scales(subject: Subject) -> Iterator[Problem]:
     Fix: give each module of rank_pattern an entry in alpha_pattern with the same α/r.
     """
     scales = {name: abs(scale) for name, scale in module_scales(subject).items() if scale}
-    if not scales:
+    if not scales or _absurd_ranks(subject):
         return
     low, high = min(scales, key=scales.__getitem__), max(scales, key=scales.__getitem__)
     if scales[high] > JUMP * scales[low]:
@@ -173,7 +180,7 @@ def rank_beyond_layer(subject: Subject) -> Iterator[Problem]:
 
     Fix: lower r, or leave the small layers to rank_pattern; train the layer whole with modules_to_save instead.
     """
-    found = modules(subject)
+    found = () if _absurd_ranks(subject) else modules(subject)
     wide = [module for module in found if module.declared_rank > min(module.shape)]
     if wide:
         first = wide[0]

@@ -9,7 +9,7 @@ from adaptool.errors import AdaptoolError, FormatError
 from adaptool.rules.draft import Draft, file, together
 from adaptool.rules.draft_pickle import ARGUMENTS, SYSTEM, torch_zip, zipped
 from adaptool.rules.files.damage import TORCH, plain, weights_kind
-from adaptool.rules.files.imports import Trust
+from adaptool.rules.files.imports import OPCODES_LIMIT, Trust
 from adaptool.rules.files.listing import listing, printable
 from adaptool.rules.files.programs import Found, survey
 from adaptool.rules.finding import Problem
@@ -129,6 +129,11 @@ def harmful_pickle(subject: Subject) -> Iterator[Problem]:
     for found in _beside(subject):
         if names := found.program.of("danger"):
             yield Problem(f"opening {found.shown} imports {_listed(names)}", found.entry.shown)
+        elif found.program.endless:
+            yield Problem(
+                f"{found.shown} is a pickle of more than {OPCODES_LIMIT} opcodes, read no further: what it imports "
+                "behind them is not known", found.entry.shown,
+            )  # fmt: skip
 
 
 @rule("FIL211", "warning", "a pickle that imports functions",
@@ -139,7 +144,7 @@ def pickled_functions(subject: Subject) -> Iterator[Problem]:
     Fix: delete it if nothing needs it; else look at what it holds with `python -m pickletools`.
     """
     for found in _beside(subject):
-        if found.program.worst == "code":
+        if found.program.worst == "code" and not found.program.endless:
             yield Problem(f"opening {found.shown} calls {_listed(found.program.of('code'))}", found.entry.shown)
 
 
@@ -150,7 +155,8 @@ def usual_pickles(subject: Subject) -> Iterator[Problem]:
 
     Fix: leave them out of what you publish (ignore_patterns), unless training is to go on from there.
     """
-    names = {found.entry.shown: found for found in _beside(subject) if found.program.worst in ("tensors", "state")}
+    known = (found for found in _beside(subject) if not found.program.endless)
+    names = {found.entry.shown: found for found in known if found.program.worst in ("tensors", "state")}
     objects = [name for name, found in names.items() if found.program.worst == "state"]
     if names:
         which = f"; {_listed(objects)} would import classes" if objects else "; all hold plain data only"
@@ -164,7 +170,7 @@ def disguised_pickle(subject: Subject) -> Iterator[Problem]:
     Fix: find out where it comes from, and delete it.
     """
     for found in _beside(subject):
-        if found.is_disguised and found.program.worst in ("tensors", "state"):
+        if found.is_disguised and found.program.worst in ("tensors", "state") and not found.program.endless:
             yield Problem(f"{found.shown} is a pickle by its first bytes", found.entry.shown)
 
 

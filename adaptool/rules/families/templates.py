@@ -94,7 +94,7 @@ def _held(subject: Subject, name: str) -> Iterator[tuple[str, str, str | Adaptoo
         data = open_file(subject.folder / name).read_all(HOLDER_LIMIT)
         document = parse_json(data, name)
     except AdaptoolError as error:
-        if b"chat_template" in name.encode() or error.defect in ("too-large", ""):
+        if b"chat_template" in name.encode() or error.defect in ("too-large", "too-deep", ""):
             yield name, name, error
         elif b"chat_template" in data:
             yield name, name, error

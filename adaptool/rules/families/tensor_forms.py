@@ -18,6 +18,9 @@ from adaptool.rules.subject import Outcome, Subject, attempt
 from adaptool.rules.weights.leftovers import misspelt
 from adaptool.summary.settings import title
 
+MOST_ALIKE = 3
+"""Findings of one rule about one adapter."""
+
 LOHA = {"hada_w1_a": (64, 4), "hada_w1_b": (4, 64), "hada_w2_a": (64, 4), "hada_w2_b": (4, 64)}
 ADALORA = {"lora_A": (3, 64), "lora_B": (64, 3), "lora_E": (3, 1)}
 SHIRA = {"shira_weight": (256,), "shira_indices": (2, 256)}
@@ -56,10 +59,13 @@ def problems(subject: Subject, *kinds: Kind, shared: bool | None = None) -> Iter
     for fault in every:
         if fault.kind in kinds and shared in (None, not fault.module):
             groups.setdefault(fault.group, []).append(fault)
+    if len(groups) > MOST_ALIKE:  # damage of the whole file
+        groups = {"": [fault for faults in groups.values() for fault in faults]}
     for faults in groups.values():
         first = faults[0]
         where = f"{first.module}: " if first.module else ""
-        others = f" (and in {len(faults) - 1} more modules)" if len(faults) > 1 else ""
+        more = "more modules" if len({fault.module for fault in faults}) == len(faults) else "more places"
+        others = f" (and in {len(faults) - 1} {more})" if len(faults) > 1 else ""
         keys = tuple(dict.fromkeys(key for fault in faults for key in fault.keys))
         file = CONFIG_NAME if first.field else subject.weights_name
         yield Problem(f"{where}{first.text}{others}", file, first.field, keys)

@@ -21,6 +21,9 @@ from adaptool.summary.contents import place_of
 SPIKE: Mapping[Severity, float] = {"error": 1000.0, "warning": 100.0}
 """Times the median of its siblings; of 9 700 tensors of 486 healthy adapters none reached 10 times."""
 
+IDLE_SCALE = 1e-6
+"""A module that an absurd rank or alpha mutes is no measure for the others."""
+
 FEWEST_VALUES = 16
 """Smaller tensors (GLoRA's scalars) differ by chance."""
 
@@ -194,7 +197,11 @@ def _compared(subject: Subject) -> Mapping[str, Beyond]:
         for saved in trained(subject)
         if saved.key.module and saved.key.part and figures[saved.key.text].size >= FEWEST_VALUES
     ]
-    norms = [Sized(update.b, ("ΔW", place_of(update.module).name), update.frobenius or 0.0) for update in updates]
+    norms = [
+        Sized(update.b, ("ΔW", place_of(update.module).name), update.frobenius or 0.0)
+        for update in updates
+        if abs(update.scale) > IDLE_SCALE  # the config is at fault, and CFG202 or CFG206 say so
+    ]
     halves = {update.b: update.a for update in updates}
     found = {one.key: Beyond(one.key, one.size, usual, "reaches") for one, usual in _beyond_siblings(largest)}
     for one, usual in _beyond_siblings(norms):

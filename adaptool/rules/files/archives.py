@@ -14,6 +14,7 @@ import re
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ OPENED_LIMIT = 1000
 READ_LIMIT = 4 << 20
 INFLATED_LIMIT = 16 << 20
 
-BOMB_BYTES = 1 << 30
+BOMB_BYTES = 128 << 20
 BOMB_RATIO = 200
 """A text of one letter is deflated a thousandfold, any real file less than fifty times."""
 
@@ -39,7 +40,14 @@ _COMPRESSIONS: tuple[tuple[bytes, Callable[[Any], Any]], ...] = (
     (b"\x1f\x8b", lambda file: gzip.GzipFile(fileobj=file)),
     (b"BZh", bz2.BZ2File),
     (b"\xfd7zXZ\0", lzma.LZMAFile),
+    *((bytes((0x78, level)), lambda file: _deflated(file)) for level in (0x01, 0x5E, 0x9C, 0xDA)),  # joblib's
 )
+
+
+def _deflated(file: Any) -> io.BytesIO:
+    """The beginning of a zlib stream."""
+    return io.BytesIO(zlib.decompressobj().decompress(file.read(READ_LIMIT), INFLATED_LIMIT))
+
 
 _ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:")
 

@@ -28,11 +28,8 @@ class Format:
     pattern: re.Pattern[str]
     back: int = 0
     """Characters before the anchor at which one may begin."""
-
-    @property
-    def any_case(self) -> bool:
-        """Whether the anchors are sought in small letters."""
-        return bool(self.pattern.flags & re.IGNORECASE)
+    any_case: bool = False
+    """Whether the anchors are sought in small letters."""
 
     def found(self, text: str, at: int) -> re.Match[str] | None:
         """The credential whose anchor stands at ``at``."""
@@ -174,7 +171,7 @@ def _formats() -> Iterator[Format]:
         ("Neptune token", "eyjhcglf", r"(?<![A-Za-z0-9_\-])(eyJhcGlf[A-Za-z0-9_\-+/]{40,400}={0,2})"),
         ("Comet key", "comet", r"comet[\w.\-]{0,20}key\W{1,8}([A-Za-z0-9]{25})\b"),
     ):  # fmt: skip
-        yield Format(what, (anchors,), re.compile(pattern, re.IGNORECASE))
+        yield Format(what, (anchors,), re.compile(pattern, re.IGNORECASE), any_case=True)
 
 
 FORMATS = tuple(_formats())

@@ -85,6 +85,11 @@ class Program:
     opcodes: int = 0
 
     @property
+    def endless(self) -> bool:
+        """Longer than any honest one, and not merely than what was left to read in its folder."""
+        return self.too_long and self.opcodes > OPCODES_LIMIT
+
+    @property
     def worst(self) -> Trust:
         """How far it is to be trusted."""
         return max((trust(name) for name in self.imports), key=_GRADES.index, default="tensors")

@@ -87,6 +87,10 @@ def _is_login(text: str) -> bool:
     return bool(user and password) and not _is_weak(password)
 
 
+SHORTEST = 6
+"""Characters of a line that assigns nothing: a file may be made of empty ones."""
+
+
 def assignments(text: str, *, trusted: bool = True) -> Iterator[Credential]:
     """Assignments of what looks random to a name like api_key; where not ``trusted``, as in a .env, of anything."""
     for found in islice(_candidates(text), MOST):
@@ -102,7 +106,7 @@ def _candidates(text: str) -> Iterator[re.Match[str]]:
     start = 0
     for line in text.splitlines(keepends=True):
         head = line[:LONGEST_LINE].lower()
-        if any(anchor in head for anchor in ANCHORS):
+        if len(head) > SHORTEST and any(anchor in head for anchor in ANCHORS):
             yield from ASSIGNED.finditer(text, start, start + min(len(line), LONGEST_LINE))
         start += len(line)
 

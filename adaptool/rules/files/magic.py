@@ -47,6 +47,7 @@ _AT_START: tuple[tuple[bytes, Format], ...] = (
     (b"\x1f\x8b", Format("compressed", "a gzip file")),
     (b"BZh", Format("compressed", "a bzip2 file")),
     (b"\xfd7zXZ\0", Format("compressed", "an xz file")),
+    *((bytes((0x78, level)), Format("compressed", "a zlib stream")) for level in (0x01, 0x5E, 0x9C, 0xDA)),
     (b"\x28\xb5\x2f\xfd", Format("compressed", "a zstd file")),
     (b"\x04\x22\x4d\x18", Format("compressed", "an lz4 file")),
     (b"\x93NUMPY", Format("numpy", "a NumPy array")),

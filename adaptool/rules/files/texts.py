@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from adaptool.adapters.adapter import WEIGHTS_NAME
@@ -18,6 +19,9 @@ from adaptool.tensors.files import open_file
 
 FILE_LIMIT, TOTAL_LIMIT = 2 << 20, 8 << 20
 """Bytes read of one file and of all: a card and a log have kilobytes, a vocabulary has megabytes."""
+
+MOST_ENTRIES = 500
+"""Of the weights' metadata that are texts of their own."""
 
 DEEPEST = 4
 """Folders below the adapter's: runs/, checkpoint-500/, additional_chat_templates/."""
@@ -71,9 +75,14 @@ def texts(subject: Subject) -> tuple[Text, ...]:
 
 def _metadata(subject: Subject) -> Iterator[Text]:
     store = subject.store_opened.value
-    if store is not None:
-        name = subject.weights_name or WEIGHTS_NAME
-        yield from (Text(name, f"__metadata__.{key}", f"{key}: {value}") for key, value in store.metadata.items())
+    if store is None:
+        return
+    name, entries = subject.weights_name or WEIGHTS_NAME, store.metadata.items()
+    if len(entries) > MOST_ENTRIES or sum(len(value) for _, value in entries) > TOTAL_LIMIT:
+        whole = "\n".join(f"{key}: {value[:FILE_LIMIT]}" for key, value in islice(entries, TOTAL_LIMIT // 8))
+        yield Text(name, "__metadata__", whole[:TOTAL_LIMIT])
+    else:
+        yield from (Text(name, f"__metadata__.{key}", f"{key}: {value}") for key, value in entries)
 
 
 def _files(folder: Path) -> Iterator[Text]:
