@@ -55,6 +55,7 @@ def validate(console: Console, /, paths: tuple[str, ...], base: Path | None, sty
 
     Exit code 0: good. 1: findings. 3: something could not be checked, which is never "good".
     """
+    gc.set_threshold(*RARELY)
     from adaptool import api
     from adaptool.rules.settings import find_settings
 
@@ -69,7 +70,6 @@ def validate(console: Console, /, paths: tuple[str, ...], base: Path | None, sty
         code = carry_out_fix(console, paths, base, out, options, dry_run=dry_run, overwrite=overwrite, style=style)
         if code is not None:
             return code
-    gc.set_threshold(*RARELY)
     validation = api.validate(paths, base, options)
     show(console, validation, style)
     return validation.exit_code
