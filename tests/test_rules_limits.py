@@ -15,6 +15,7 @@ from adaptool.rules.draft import PREFIX, Draft, Q, fields, file, numbers, remade
 from adaptool.rules.draft_pickle import SYSTEM
 from adaptool.rules.engine import MOST_PROBLEMS, Options, validate
 from adaptool.rules.files import imports
+from adaptool.rules.finding import MOST_TENSORS
 from adaptool.rules.selection import Selection
 from adaptool.rules.subject import Subject
 from adaptool.rules.weights.moments import SMALL, Pass, Side
@@ -171,3 +172,12 @@ def test_small_tensors_say_together_what_each_says_alone(side, count, tmp_path):
         assert (gram is None) == (other is None)
         if gram is not None:
             assert np.allclose(gram, other, rtol=FLOAT64_ROUNDOFF, atol=FLOAT64_ROUNDOFF)
+
+
+def test_a_report_is_not_as_long_as_a_hostile_header(tmp_path):
+    def crowd(draft):
+        draft.tensors = {f"{PREFIX}{'a.' * 300}m{n}.lora_A.weight": numbers((8, 4), n) for n in range(3000)}
+
+    found = report(crowd, tmp_path)
+    assert all(len(finding.tensors) <= MOST_TENSORS for finding in found.findings)
+    assert any(finding.message.startswith("3000 factors") for finding in found.findings)

@@ -24,6 +24,8 @@ FULL = "full"
 
 MOST_SEGMENTS = 100
 """Of a name that is looked up by its endings: a dozen is many."""
+MOST_LETTERS = 500
+"""Of its endings: no entry in a list of targets is as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,11 @@ def layer_of(name: str) -> int | None:
 
 def endings_of(name: str) -> set[str]:
     """The whole name, and what is left of it after each of its last dots: what an entry in a list of targets may be."""
-    first, *others = name.rsplit(".", MOST_SEGMENTS)
+    tail = name[-MOST_LETTERS:]
+    first, *others = tail.rsplit(".", MOST_SEGMENTS)
     endings, at = {name}, len(first) + 1
     for segment in others:
-        endings.add(name[at:])
+        endings.add(tail[at:])
         at += len(segment) + 1
     return endings
 

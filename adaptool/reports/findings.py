@@ -7,7 +7,7 @@ from pathlib import Path
 
 from adaptool.reports.layout import visible
 from adaptool.rules.engine import AdapterReport, Validation
-from adaptool.rules.finding import Finding, Severity
+from adaptool.rules.finding import MOST_TENSORS, Finding, Severity
 
 FEW = 1
 """Saved keys named in a report before the rest is counted; --json has them all."""
@@ -33,6 +33,8 @@ def place_of(finding: Finding) -> str:
 def tensors_of(finding: Finding) -> str:
     """The tensors concerned: the first few, and how many more."""
     shown = ", ".join(finding.tensors[:FEW])
+    if len(finding.tensors) >= MOST_TENSORS:
+        return f"{shown} and a thousand or more besides"
     return f"{shown} and {len(finding.tensors) - FEW} more" if len(finding.tensors) > FEW else shown
 
 

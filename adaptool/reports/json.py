@@ -32,6 +32,8 @@ def _converted(value: Any, place: str, places: list[str]) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _converted(item, _below(place, str(key)), places) for key, item in value.items()}
     if isinstance(value, list | tuple):
+        if all(type(item) is str for item in value):
+            return list(value)
         return [_converted(item, f"{place}[{i}]", places) for i, item in enumerate(value)]
     if isinstance(value, set | frozenset):
         return sorted(_converted(item, place, places) for item in value)

@@ -13,7 +13,17 @@ from adaptool.adapters.base import BaseModel
 from adaptool.errors import AdaptoolError
 from adaptool.jobs import default_workers, run
 from adaptool.rules.configs.lines import line_of
-from adaptool.rules.finding import SEVERITIES, Finding, Problem, Severity, Suppressed, Unchecked, Verdict, fingerprint
+from adaptool.rules.finding import (
+    MOST_TENSORS,
+    SEVERITIES,
+    Finding,
+    Problem,
+    Severity,
+    Suppressed,
+    Unchecked,
+    Verdict,
+    fingerprint,
+)
 from adaptool.rules.locate import Target, find_adapters
 from adaptool.rules.rule import Rule
 from adaptool.rules.selection import Selection
@@ -156,7 +166,7 @@ def _findings(rule: Rule, problems: Sequence[Problem], subject: Subject, purpose
         place = fingerprint(rule.code, problem, subject.folder.name)
         yield Finding(
             rule.code, severity, rule.title, problem.message, problem.fix or rule.fix, problem.file, problem.field,
-            problem.tensors, line_of(problem, subject),
+            problem.tensors[:MOST_TENSORS], line_of(problem, subject),
             fingerprint(rule.code, problem, subject.folder.name, seen[place]),
         )  # fmt: skip
         seen[place] += 1

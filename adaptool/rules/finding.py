@@ -12,6 +12,9 @@ Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 """The gravest first."""
 
+MOST_TENSORS = 1000
+"""Named in a finding, whose message says how many they are: no report needs to be as long as a hostile header."""
+
 Verdict = Literal["ok", "findings", "unchecked"]
 """ok: everything selected was checked and nothing of the failing level found. unchecked is never ok."""
 
@@ -46,6 +49,7 @@ class Finding:
     file: str
     field: str
     tensors: tuple[str, ...]
+    """The saved keys concerned, MOST_TENSORS of them at most."""
     line: int | None
     """Of ``field`` in ``file``, from 1."""
     fingerprint: str

@@ -225,6 +225,8 @@ def _dense(adapter: Adapter, module: str, parts: Mapping[str, str], magnitude: s
 
 def _experts(module: str, rows: int, config: AdapterConfig) -> int:
     """How many experts A's rows are of, by the rank declared for one."""
+    if not config.fields.get("target_parameters"):
+        return 1
     name = runtime_name(module, config)
     return max(1, rows // config.rank_of(name)) if name != module.replace(".base_layer", "") else 1
 

@@ -81,8 +81,12 @@ def own_modules(config: AdapterConfig, saved: Sequence[Saved]) -> set[str]:
 
 def untrained(config: AdapterConfig, field: str, own: set[str]) -> Iterator[str]:
     """The names in a list of targets that end no module of ``own``; excluded ones are not expected to."""
-    excluded, found = set(config.names("exclude_modules")), {ending for module in own for ending in endings_of(module)}
-    for name in config.names(field) if isinstance(config.fields.get(field), list) else ():
+    if not isinstance(config.fields.get(field), list):
+        return
+    excluded = set(config.names("exclude_modules"))
+    wanted = frozenset(name.removesuffix(".weight") for name in config.names(field))
+    found = {ending for module in own for ending in wanted.intersection(endings_of(module))}
+    for name in config.names(field):
         if name not in excluded and name.removesuffix(".weight") not in found:
             yield name
 

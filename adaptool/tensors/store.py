@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -127,6 +127,12 @@ class Store(ABC):
     def metadata(self) -> Mapping[str, str]:
         """The ``__metadata__`` of the file the tensors come from."""
         return {}
+
+    def gather(self, names: Sequence[str], out: Array) -> None:
+        """The bytes of whole tensors of one size, each a row of ``out`` (uint8): small ones, read together."""
+        for name, row in zip(names, out, strict=True):
+            info = self[name]
+            self.read(name, out=row.view(info.dtype.storage).reshape(info.rows, info.width))
 
     def __getitem__(self, name: str) -> TensorInfo:
         try:

@@ -50,7 +50,9 @@ def own(subject: Subject) -> dict[str, list[str]]:
 
 def names(subject: Subject) -> set[str]:
     """The names that modules with tensors go by, wrapped parameters among them."""
-    return {name for module in own(subject) for name in _aliases(module, subject.config)}
+    return subject.once(
+        "names of modules", lambda: {name for module in own(subject) for name in _aliases(module, subject.config)}
+    )
 
 
 def _aliases(module: str, config: AdapterConfig) -> set[str]:

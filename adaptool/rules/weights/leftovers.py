@@ -42,6 +42,10 @@ NAMED = re.compile(
 )
 
 
+USUAL_PARTS = ("lora_A.weight", "lora_B.weight")
+ODD_MARKS = ("._", "lora_", "default", "module.", "base_model")
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """Another tool's way to spell the same factors."""
@@ -118,14 +122,23 @@ def _sorted(subject: Subject) -> Mapping[Bucket, tuple[str, ...]]:
     config = subject.adapter.config
     if config.peft_type not in {*TUNERS, *PROMPTS, *ROUTED, *LATER}:
         raise UnsupportedError(f"{config.peft_type} is no PEFT type this version knows: its tensors are not analysed")
-    heads = {head[1] for key in subject.store if (head := HEADED.match(key))}
+    heads = {head[1] for key in subject.store if PREFIX in key[1:] and (head := HEADED.match(key))}
     adalora = any(key.endswith(".lora_E") for key in subject.store)
     found: dict[Bucket, list[str]] = {}
     for tensor in subject.saved:
+        if config.peft_type == "LORA" and _is_usual(tensor):
+            continue
         bucket = _misspelling(tensor, headed=len(heads) > 1) or next(_remainder(tensor, config, adalora=adalora), None)
         if bucket is not None:
             found.setdefault(bucket, []).append(tensor.key.text)
     return {bucket: tuple(keys) for bucket, keys in found.items()}
+
+
+def _is_usual(tensor: Saved) -> bool:
+    """Whether it is a factor, and its module's name has nothing in it that any bucket asks for: nearly all are so."""
+    module = tensor.key.module
+    usual = tensor.role == "trained" and tensor.key.part in USUAL_PARTS and module and module[0] != "_"
+    return bool(usual) and not any(mark in module for mark in ODD_MARKS)
 
 
 def _misspelling(tensor: Saved, *, headed: bool) -> Bucket | None:

@@ -126,8 +126,7 @@ class Pass:
     def _stack(self, names: Sequence[str], info: TensorInfo, side: Side | None) -> Iterator[Looked]:
         """Tensors like ``info``, in one array."""
         raw = self._scratch.rows("raw", len(names) * info.rows, info.width, info.dtype.storage)
-        for name, rows in zip(names, raw.reshape(len(names), info.rows, -1), strict=True):
-            self._store.read(name, out=rows)
+        self._store.gather(names, raw.reshape(len(names), -1).view(np.uint8))
         values = self._compute.load(raw, info.dtype).reshape(len(names), -1)
         smallest, largest = values.min(1), values.max(1)  # a NaN is both
         finite = np.isfinite(smallest) & np.isfinite(largest)
