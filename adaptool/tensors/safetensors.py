@@ -29,6 +29,8 @@ from adaptool.tensors.views import Joined, Selected
 HEADER_LIMIT = 100_000_000
 """Bytes: the cap of the reference implementation."""
 
+FIELDS = {"dtype", "shape", "data_offsets"}
+
 SPARSEST = 8
 """Bytes read for one that is asked for: beyond that, tensors are read one by one."""
 
@@ -146,18 +148,18 @@ def _checked(path: Path, header: tuple[int, bytes], file_size: int) -> Safetenso
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FormatError(f"{path}: __metadata__ must map strings to strings", defect="metadata")
     ranges = {name: _entry(path, name, entry) for name, entry in entries.items()}
-    ordered = sorted(ranges, key=lambda name: (ranges[name][1], ranges[name][2]))
-    _check_tiling(path, [(name, *ranges[name][1:]) for name in ordered], 8 + length, file_size)
+    ordered = sorted(ranges.items(), key=lambda item: item[1][1:])
+    _check_tiling(path, [(name, start, stop) for name, (_, start, stop) in ordered], 8 + length, file_size)
     return SafetensorsFile(
         path,
-        {name: ranges[name][0] for name in ordered},
-        {name: 8 + length + ranges[name][1] for name in ordered},
+        {name: info for name, (info, _, _) in ordered},
+        {name: 8 + length + start for name, (_, start, _) in ordered},
         metadata,
     )
 
 
 def _entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(entry, dict) or entry.keys() != FIELDS:
         raise FormatError(f"{path}: the entry of {name!r} must hold dtype, shape and data_offsets", defect="entry")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(kind, str) or kind not in DTYPES:

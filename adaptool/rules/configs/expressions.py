@@ -83,8 +83,10 @@ def troubles(subject: Subject) -> tuple[Trouble, ...]:
 
 
 def _troubles(subject: Subject) -> Iterator[Trouble]:
-    names = [name for name in sorted(_modules(subject), key=len)[-LONGEST_NAMES:] if len(name) > LONGEST]
-    for expression in expressions(subject)[:MOST_EXPRESSIONS]:
+    asked = expressions(subject)[:MOST_EXPRESSIONS]
+    modules = sorted(_modules(subject), key=len) if asked else []
+    names = [name for name in modules[-LONGEST_NAMES:] if len(name) > LONGEST]
+    for expression in asked:
         error = expression.error()
         if error is not None:
             if error.defect in ("runaway-pattern", "absurd-pattern"):

@@ -27,11 +27,15 @@ MOST_HOLES = 2
 
 def _by_place(subject: Subject) -> Mapping[tuple[str, str], list[Pair]]:
     """The pairs of each projection, layer by layer."""
-    grouped: dict[tuple[str, str], list[Pair]] = {}
-    for pair in pairs(subject):
-        place = place_of(pair.module)
-        grouped.setdefault((place.stack, place.name), []).append(pair)
-    return grouped
+
+    def work() -> Mapping[tuple[str, str], list[Pair]]:
+        grouped: dict[tuple[str, str], list[Pair]] = {}
+        for pair in pairs(subject):
+            place = place_of(pair.module)
+            grouped.setdefault((place.stack, place.name), []).append(pair)
+        return grouped
+
+    return subject.once("pairs by place", work)
 
 
 def _half(draft: Draft) -> None:

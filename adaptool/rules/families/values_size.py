@@ -100,11 +100,8 @@ def absurd(subject: Subject) -> Iterator[Problem]:
     Fix: take an earlier checkpoint; look at lora_alpha and at what rescaled the weights.
     """
     figures = subject.statistics.tensors
-    weights = {
-        saved.key.text: figures[saved.key.text].absmax
-        for saved in subject.saved
-        if saved.role != "frozen" and saved.key.text in figures
-    }
+    large = {key: size for key, moments in figures.items() if (size := moments.absmax) > LARGE_WEIGHT}
+    weights = {s.key.text: large[s.key.text] for s in subject.saved if s.key.text in large and s.role != "frozen"}
     rows = {
         saved.key.text: figures[saved.key.text].rms
         for saved in subject.saved
