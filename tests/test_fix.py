@@ -233,6 +233,17 @@ def test_the_proof_sees_another_delta(tmp_path):
         prove(before, after)
 
 
+def test_the_proof_sees_another_bias(tmp_path):
+    one, other = Draft(), Draft()
+    for draft, value in ((one, 1.0), (other, 1.00001)):
+        draft.config["lora_bias"] = True
+        draft.tensors[f"{Q}.lora_B.bias"] = np.full(64, value, np.float32)
+    before, after = open_adapter(one.write(tmp_path / "a")[0]), open_adapter(other.write(tmp_path / "b")[0])
+    assert prove(before, before).largest == 0
+    with pytest.raises(ParityError, match="q_proj"):
+        prove(before, after)
+
+
 def test_the_proof_sees_another_tensor(tmp_path):
     one, other = Draft(), Draft()
     for draft, value in ((one, 1.0), (other, 2.0)):

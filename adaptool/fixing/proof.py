@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from adaptool.errors import ParityError
 from adaptool.summary.contents import LowRankModule, low_rank_modules
 from adaptool.summary.spectrum import product_singular_values
 from adaptool.tensors.dtypes import Floats
-from adaptool.tensors.store import Store
+from adaptool.tensors.store import same_bytes
 
 F32_ROUNDING = 1e-6
 """‖ΔW′ − ΔW‖_F / ‖ΔW‖_F: one rounding of B to float32 is 2⁻²⁴ of each element, and B@A may cancel some of it."""
@@ -41,25 +41,25 @@ def prove(before: Adapter, after: Adapter) -> Proof:
     new = {module.name: module for module in low_rank_modules(after)} if _lora(after) else {}
     if set(old) != set(new):
         raise ParityError(f"{after.path}: not the modules that {before.path} changes")
-    apart = {name: 0.0 if _same_update(old[name], new[name]) else difference(old[name], new[name]) for name in old}
+    same = {key for key in before.store if same_bytes(before.store, key, after.store, key)}
+    apart = {name: _apart(old[name], new[name], same) for name in old}
     worst = max(apart, key=lambda name: apart[name], default="")
     if worst and not apart[worst] <= F32_ROUNDING:
         raise ParityError(f"{after.path}: ΔW of {worst} is {apart[worst]:.1e} away from what it was")
-    factors = {key for module in old.values() for key in _factor_keys(module)}
-    biases = {key for key in before.store if key.endswith("lora_B.bias")}
-    same = sum(_same_bytes(key, before.store, after.store) for key in before.store)
-    for key in set(before.store) - factors - biases:
-        if not _same_bytes(key, before.store, after.store):
+    compared = {key for module in old.values() for key in (*_factor_keys(module), _bias_key(module))}
+    for key in before.store:
+        if key not in same and key not in compared:
             raise ParityError(f"{after.path}: {key} is not what it was")
-    return Proof(len(old), apart.get(worst, 0.0), worst, same)
+    return Proof(len(old), apart.get(worst, 0.0), worst, len(same))
 
 
-def _same_update(old: LowRankModule, new: LowRankModule) -> bool:
-    """Whether scale and factors are the very same."""
-    one, other = old.factors[0], new.factors[0]
-    return old.scale == new.scale and all(
-        _same_bytes(key, one.store, other.store) for key in (one.a, one.b, *([one.diagonal] if one.diagonal else []))
-    )
+def _apart(old: LowRankModule, new: LowRankModule, same: Container[str]) -> float:
+    """How far two updates are apart, lora_bias counted: not at all where scale and tensors are the very same."""
+    one = old.factors[0]
+    beside = [key for key in (one.diagonal, _bias_key(old)) if key in one.store]
+    if old.scale == new.scale and all(key in same for key in (*_factor_keys(old), *beside)):
+        return 0.0
+    return max(difference(old, new), bias_difference(old, new) if _bias_key(old) in beside else 0.0)
 
 
 def difference(old: LowRankModule, new: LowRankModule) -> float:
@@ -70,6 +70,19 @@ def difference(old: LowRankModule, new: LowRankModule) -> float:
         norms = product_singular_values(left, right)
         apart, total = apart + float(values @ values), total + float(norms @ norms)
     return float(np.sqrt(apart / total)) if total else float(np.sqrt(apart))
+
+
+def bias_difference(old: LowRankModule, new: LowRankModule) -> float:
+    """‖s′b′ − sb‖ / ‖sb‖ of what ``lora_bias`` adds to a module's bias, in float64."""
+    was, now = (m.scale * m.factors[0].store.array(_bias_key(m)).astype(np.float64) for m in (old, new))
+    if was.shape != now.shape:
+        return float("inf")
+    apart, norm = np.linalg.norm(now - was), np.linalg.norm(was)
+    return float(apart / (norm or 1.0)) if np.isfinite(apart) else float("inf")
+
+
+def _bias_key(module: LowRankModule) -> str:
+    return module.factors[0].b.removesuffix(".weight") + ".bias"
 
 
 def _loaded(module: LowRankModule) -> Iterator[tuple[Floats, Floats]]:
@@ -84,13 +97,3 @@ def _factor_keys(module: LowRankModule) -> tuple[str, str]:
 
 def _lora(adapter: Adapter) -> bool:
     return adapter.config.peft_type == "LORA"
-
-
-def _same_bytes(key: str, one: Store, other: Store) -> bool:
-    first, second = one[key], other[key]
-    if (first.shape, first.dtype) != (second.shape, second.dtype):
-        return False
-    return all(
-        bool((one.read(key, start, stop) == other.read(key, start, stop)).all())
-        for start, stop in one.spans(key, 4 << 20)
-    )

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from adaptool.errors import MismatchError, NotFoundError
-from adaptool.tensors.dtypes import Array, DType, Floats, widen
+from adaptool.tensors.dtypes import Array, DType, Floats, bytes_of, widen
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +186,15 @@ class MemoryStore(Store):
     def read(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
         info, start, stop = self.span(name, start, stop)
         return into(out, self.tensors[name][1].reshape(info.rows, info.columns)[start:stop])
+
+
+def same_bytes(one: Store, key: str, other: Store, other_key: str) -> bool:
+    """Whether two tensors are of one type and shape, and byte for byte equal; a few MB are held at a time."""
+    first, second = one[key], other[other_key]
+    return (first.shape, first.dtype) == (second.shape, second.dtype) and all(
+        np.array_equal(bytes_of(one.read(key, start, stop)), bytes_of(other.read(other_key, start, stop)))
+        for start, stop in one.spans(key, 4 << 20)
+    )
 
 
 def into(out: Array | None, rows: Array) -> Array:

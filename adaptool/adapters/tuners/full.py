@@ -9,6 +9,7 @@ from adaptool.adapters.names import kept_by, projection_of
 from adaptool.adapters.plan import Plan, Source
 from adaptool.errors import MismatchError
 from adaptool.tensors.dtypes import DType, most_common
+from adaptool.tensors.store import same_bytes
 
 if TYPE_CHECKING:
     from adaptool.adapters.adapter import Adapter
@@ -104,20 +105,8 @@ def _saved_head(adapter: Adapter, parameter: str, key: str, plan: Plan) -> None:
     twin = plan.replaced.get(embedding or "")
     if twin is None and embedding is not None:
         plan.replace(embedding, Source(adapter.store, key, plan.base.store[embedding].dtype))
-    elif twin is not None and not _same_bytes(twin, Source(adapter.store, key, twin.dtype)):
+    elif twin is not None and not same_bytes(twin.store, twin.key, adapter.store, key):
         plan.untie(parameter, Source(adapter.store, key, main_dtype(plan.base)))
-
-
-def _same_bytes(one: Source, other: Source) -> bool:
-    first, second = one.store[one.key], other.store[other.key]
-    if (first.shape, first.dtype) != (second.shape, second.dtype):
-        return False
-    step = max(1, (4 << 20) // max(1, first.row_nbytes))
-    return all(
-        bool((one.store.read(one.key, row, stop) == other.store.read(other.key, row, stop)).all())
-        for row in range(0, first.rows, step)
-        for stop in (min(first.rows, row + step),)
-    )
 
 
 def saved_whole(parameter: str, config: AdapterConfig) -> bool:
