@@ -241,6 +241,13 @@ def test_a_wrong_request_is_worded(good, arguments, capsys):
     assert "Traceback" not in err
 
 
+def test_the_help_names_every_runtime():
+    from adaptool.cli.validate import RUNTIMES
+    from adaptool.rules.selection import CONSUMERS
+
+    assert RUNTIMES.split(", ") == list(CONSUMERS)
+
+
 def test_a_misspelt_consumer_is_answered(good):
     with pytest.raises(UsageError) as error:
         validation_options(consumers=["vlm"])

@@ -69,10 +69,6 @@ class AdapterReport:
     checked: tuple[str, ...]
     """The rules that ran to their end."""
 
-    def count(self, severity: Severity) -> int:
-        """How many findings there are of one severity."""
-        return sum(finding.severity == severity for finding in self.findings)
-
 
 @dataclass(frozen=True)
 class Validation:
@@ -117,7 +113,7 @@ def validate_subject(subject: Subject, options: Options) -> AdapterReport:
     findings: list[Finding] = []
     unchecked: list[Unchecked] = []
     checked: list[str] = []
-    for rule in options.selection.rules():
+    for rule in options.selection.rules:
         if "base" in rule.needs and subject.base is None:
             continue
         outcome = _applied(rule, subject)
@@ -163,13 +159,14 @@ def _findings(rule: Rule, problems: Sequence[Problem], subject: Subject, purpose
         severity = problem.severity or rule.severity
         if purpose == "push" and rule.push is not None:
             severity = min(severity, rule.push, key=SEVERITIES.index)
-        place = fingerprint(rule.code, problem, subject.folder.name)
+        place = mark = fingerprint(rule.code, problem, subject.folder.name)
+        if seen[place]:
+            mark = fingerprint(rule.code, problem, subject.folder.name, seen[place])
+        seen[place] += 1
         yield Finding(
             rule.code, severity, rule.title, problem.message, problem.fix or rule.fix, problem.file, problem.field,
-            problem.tensors[:MOST_TENSORS], line_of(problem, subject),
-            fingerprint(rule.code, problem, subject.folder.name, seen[place]),
+            problem.tensors[:MOST_TENSORS], line_of(problem, subject), mark,
         )  # fmt: skip
-        seen[place] += 1
 
 
 def fails(finding: Finding, fail_on: Severity) -> bool:

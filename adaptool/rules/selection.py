@@ -5,17 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from adaptool.errors import UsageError
+from adaptool.rules.families.consumers.facts import CONSUMERS
 from adaptool.rules.rule import RULES, Rule, catalogue
 
 EVERYTHING = "ALL"
 
-CONSUMERS = ("vllm", "sglang", "lorax", "tgi", "tensorrt-llm", "llama.cpp", "ollama", "mlx", "peft")
-"""The runtimes there are rules for, as --for names them."""
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Selection:
     """``select`` and ``ignore`` hold prefixes of codes ("TEN", "VAL2", "CFG103") or "ALL"; the longest match wins."""
 
@@ -42,8 +41,9 @@ class Selection:
             return False
         return (rule.default or chosen >= 0) and dropped <= (chosen if self.select else -1)
 
+    @cached_property
     def rules(self) -> tuple[Rule, ...]:
-        """The selected rules, in order."""
+        """The selected rules, in order: one list for all the adapters of a run."""
         return tuple(rule for rule in catalogue() if rule in self)
 
 

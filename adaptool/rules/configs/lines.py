@@ -18,20 +18,24 @@ _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?|[{}\[\]\n]', re.DOTALL)
 
 def line_of(problem: Problem, subject: Subject) -> int | None:
     """The line of a problem's field, from 1: the entry's where it names one ("rank_pattern.q_proj")."""
-    if problem.file != CONFIG_NAME or not problem.field or subject.config_bytes.value is None:
+    if problem.file != CONFIG_NAME or not problem.field:
         return None
-    text = subject.config_bytes.value.decode("utf-8", "replace")
+    lines = subject.once("lines", lambda: _lines(subject.config_bytes.value or b""))
     name, _, entry = problem.field.partition(".")
-    line = None
-    for depth, key, at in _keys(text):
+    return lines.get((name, entry), lines.get((name, "")))
+
+
+def _lines(config: bytes) -> dict[tuple[str, str], int]:
+    """Where every field begins, and every entry of one: by (field, entry), the field's own with ""."""
+    found: dict[tuple[str, str], int] = {}
+    field = None
+    for depth, key, line in _keys(config.decode("utf-8", "replace")):
         if depth == 1:
-            if line is not None:
-                break
-            if key == name:
-                line = at
-        elif line is not None and depth == 2 and key == entry:
-            return at
-    return line
+            field = key if (key, "") not in found else None  # what stands twice is where it stood first
+            found.setdefault((key, ""), line)
+        elif depth == 2 and field is not None:
+            found.setdefault((field, key), line)
+    return found
 
 
 def _keys(text: str) -> Iterator[tuple[int, str, int]]:

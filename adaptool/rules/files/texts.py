@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from adaptool.adapters.adapter import WEIGHTS_NAME
 from adaptool.errors import AdaptoolError
 from adaptool.rules.locate import SKIPPED
 from adaptool.rules.subject import Subject
@@ -77,7 +76,7 @@ def _metadata(subject: Subject) -> Iterator[Text]:
     store = subject.store_opened.value
     if store is None:
         return
-    name, entries = subject.weights_name or WEIGHTS_NAME, store.metadata.items()
+    name, entries = subject.weights_name, store.metadata.items()
     if len(entries) > MOST_ENTRIES or sum(len(value) for _, value in entries) > TOTAL_LIMIT:
         whole = "\n".join(f"{key}: {value[:FILE_LIMIT]}" for key, value in islice(entries, TOTAL_LIMIT // 8))
         yield Text(name, "__metadata__", whole[:TOTAL_LIMIT])

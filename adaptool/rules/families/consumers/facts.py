@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from adaptool.adapters.config import AdapterConfig
 from adaptool.adapters.names import FULL, projection_of
+from adaptool.adapters.tuners.lora import MUTATING_INITS
 from adaptool.errors import FormatError
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.subject import Outcome, Subject, attempt
@@ -24,9 +25,6 @@ FACTOR_PARTS = ("lora_A.weight", "lora_B.weight", "lora_embedding_A", "lora_embe
 """What every loader takes; the embedding's by a few."""
 
 MAGNITUDES = ("lora_magnitude_vector", "lora_magnitude_vector.weight")
-
-CHANGED_BASE = {"pissa": "PiSSA", "olora": "OLoRA", "corda": "CorDA", "loftq": "LoftQ", "lora_ga": "LoRA-GA"}
-"""Initialisations after which the factors belong on another base than the published one."""
 
 TOWERS = ("vision_tower", "visual", "vision_model", "vision_encoder", "image_encoder", "audio_tower", "audio_encoder",
           "multi_modal_projector", "mm_projector", "aligner", "connector")  # fmt: skip
@@ -131,6 +129,11 @@ def _wrapped(subject: Subject, config: AdapterConfig) -> Iterator[Wrapped]:
         yield Wrapped(module, name, store[a] if a else None, store[b] if b else None, rank, alpha, scale)
 
 
+def about(subject: Subject, found: Sequence[Wrapped], message: str) -> Problem:
+    """The problem that ``message`` tells, of all the factors of the modules ``found``."""
+    return Problem(message, subject.weights_name, tensors=tuple(key for one in found for key in one.keys))
+
+
 def other_type(subject: Subject, consumer: str) -> Iterator[Problem]:
     """A PEFT type that a runtime which loads only LoRA does not load."""
     if subject.peft_type and not is_lora(subject):
@@ -153,7 +156,7 @@ def variants(
 def changed_base(subject: Subject, consumer: str) -> Iterator[Problem]:
     """Factors of an initialisation that also changed the base, where the runtime serves the unchanged one."""
     init = subject.config.fields.get("init_lora_weights")
-    method = next((title for key, title in CHANGED_BASE.items() if str(init).lower().startswith(key)), None)
+    method = next((title for key, title in MUTATING_INITS.items() if str(init).lower().startswith(key)), None)
     if is_lora(subject) and isinstance(init, str) and method:
         message = f"init_lora_weights is {init!r}: {method} changed the base, and {CONSUMERS[consumer].title} does not"
         yield Problem(message, "adapter_config.json", "init_lora_weights")
@@ -225,7 +228,8 @@ def rank_above(subject: Subject, consumer: str) -> Iterator[Problem]:
     given = subject.max_rank or facts.default_rank
     if not is_lora(subject) or given is None or rank <= given:
         return
-    limit, fix, severity = f"{facts.option} is {given}", "", "error"
+    limit, fix = f"{facts.option} is {given}", ""
+    severity: Severity = "error"
     if facts.largest_rank is not None and rank > facts.largest_rank:
         limit, fix = f"{facts.option} can be {facts.largest_rank} at most", "merge the adapter, or reduce its rank."
     elif subject.max_rank is None:
@@ -234,16 +238,12 @@ def rank_above(subject: Subject, consumer: str) -> Iterator[Problem]:
         f"{name} has rank {rank}, and {facts.title} refuses it: {limit}", "adapter_config.json",
         "r" if rank == subject.config.rank else "rank_pattern",
         fix=fix or f"start {facts.title} with {facts.option} {_next_rank(consumer, rank)}.",
-        severity=_severity(severity),
+        severity=severity,
     )  # fmt: skip
 
 
 def _next_rank(consumer: str, rank: int) -> int:
     return next((choice for choice in MAX_LORA_RANKS if choice >= rank), rank) if consumer == "vllm" else rank
-
-
-def _severity(name: str) -> Severity:
-    return "warning" if name == "warning" else "error"
 
 
 def in_tower(subject: Subject) -> tuple[Wrapped, ...]:

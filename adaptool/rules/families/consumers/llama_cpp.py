@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from adaptool.adapters.names import projection_of
 from adaptool.rules.draft import VOCABULARY, WIDTH, fields, together
 from adaptool.rules.families.consumers.facts import (
+    about,
     and_more,
     beside_factors,
     changed_base,
@@ -162,9 +163,8 @@ def experts(subject: Subject) -> Iterator[Problem]:
     """
     found = [one for one in wrapped(subject) if one.module.removesuffix(".base_layer").endswith(".experts")]
     if found:
-        keys = tuple(key for one in found for key in one.keys)
         message = f"{found[0].module}{and_more(found)} holds factors of fused experts, at which the converter stops"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, found, message)
 
 
 @rule("LCP010", "error", "half a pair of factors", needs=("adapter",), consumer="llama.cpp",
@@ -178,9 +178,8 @@ def half_a_pair(subject: Subject) -> Iterator[Problem]:
     """
     found = [one for one in wrapped(subject) if (one.a is None) != (one.b is None)]
     if found:
-        keys = tuple(key for one in found for key in one.keys)
         message = f"{found[0].name} has no {'lora_A' if found[0].a is None else 'lora_B'}{and_more(found)}"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, found, message)
 
 
 @rule("LCP011", "error", "a LoRA on a vision tower", needs=("adapter",), consumer="llama.cpp",
@@ -194,9 +193,8 @@ def tower(subject: Subject) -> Iterator[Problem]:
     """
     found = in_tower(subject)
     if found:
-        keys = tuple(key for one in found for key in one.keys)
         message = f"{found[0].name}{and_more(found)} is no part of the language model, and is left out of the GGUF"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, found, message)
 
 
 @rule("LCP012", "error", "an embedding of another vocabulary", needs=("adapter", "base"), consumer="llama.cpp",

@@ -10,7 +10,7 @@ from adaptool.adapters.names import projection_of
 from adaptool.adapters.tuners.full import tied_head
 from adaptool.adapters.tuners.unmergeable import LATER, PROMPTS, ROUTED
 from adaptool.rules.draft import RANK, fields, together
-from adaptool.rules.families.consumers.facts import Wrapped, and_more, is_lora, wrapped
+from adaptool.rules.families.consumers.facts import Wrapped, about, and_more, is_lora, wrapped
 from adaptool.rules.families.consumers.mutations import adapting, on_head, renamed, tied
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
@@ -108,9 +108,8 @@ def tied_weights(subject: Subject) -> Iterator[Problem]:
     """
     found = [one for one in wrapped(subject) if projection_of(one.module) in (*EMBEDDINGS, *HEADS[:2])]
     if found and subject.model.tied and tied_head(subject.adapter, subject.model) is not None:
-        keys = tuple(key for one in found for key in one.keys)
         message = f"the base ties its head to its embedding: merge_and_unload adds {found[0].name}'s LoRA to both"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, found, message)
 
 
 @rule("PFT009", "error", "rsLoRA on experts, converted at √2", needs=("adapter",), consumer="peft",

@@ -11,6 +11,7 @@ from adaptool.errors import AdaptoolError
 from adaptool.rules.draft import VOCABULARY, WIDTH, Draft, fields, file
 from adaptool.rules.families.consumers.facts import (
     Wrapped,
+    about,
     and_more,
     beside_factors,
     changed_base,
@@ -100,9 +101,8 @@ def uneven_rank(subject: Subject) -> Iterator[Problem]:
     rank = subject.config.rank
     off = [one for one in wrapped(subject) if one.name == one.module and one.rows not in (0, rank)]
     if off:
-        keys = tuple(key for one in off for key in one.keys)
         message = f"{off[0].name} has rank {off[0].rows}{and_more(off)}, and SGLang makes room for r = {rank}"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, off, message)
 
 
 @rule("SGL005", "error", "target_modules that SGLang does not read", needs=("config",), consumer="sglang",
@@ -170,9 +170,8 @@ def query_alone(subject: Subject) -> Iterator[Problem]:
     """
     alone = [parts["q_proj"] for parts in _attention(subject).values() if "q_proj" in parts and "v_proj" not in parts]
     if alone:
-        keys = tuple(key for one in alone for key in one.keys)
         message = f"{alone[0].name}{and_more(alone)} has a LoRA, and v_proj beside it has none: SGLang fails to load it"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, alone, message)
 
 
 @rule("SGL008", "error", "projections that SGLang drops", needs=("adapter",), consumer="sglang",
@@ -192,10 +191,9 @@ def dropped(subject: Subject) -> Iterator[Problem]:
         if (name in ("k_proj", "v_proj") and "q_proj" not in parts) or (name == "up_proj" and "gate_proj" not in parts)
     ]
     if lost:
-        keys = tuple(key for one in lost for key in one.keys)
         first = "gate_proj" if projection_of(lost[0].module) == "up_proj" else "q_proj"
         message = f"{lost[0].name}{and_more(lost)} has no {first} beside it, and is left out without an error"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, lost, message)
 
 
 @rule("SGL009", "error", "tensors that SGLang drops or misreads", needs=("adapter",), consumer="sglang",
@@ -259,9 +257,8 @@ def tower(subject: Subject) -> Iterator[Problem]:
     """
     found = in_tower(subject)
     if found:
-        keys = tuple(key for one in found for key in one.keys)
         message = f"{found[0].name}{and_more(found)} is no part of the language model, and SGLang takes it for one"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, found, message)
 
 
 @rule("SGL014", "warning", "modules of no known name", needs=("adapter",), consumer="sglang",
@@ -276,6 +273,4 @@ def unknown_names(subject: Subject) -> Iterator[Problem]:
     """
     found = [one for one in wrapped(subject) if not KNOWN.fullmatch(projection_of(one.module))]
     if found:
-        keys = tuple(key for one in found for key in one.keys)
-        message = f"{found[0].name}{and_more(found)} has a name that SGLang knows no size for"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, found, f"{found[0].name}{and_more(found)} has a name that SGLang knows no size for")

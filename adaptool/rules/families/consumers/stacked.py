@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from adaptool.adapters.names import projection_of
-from adaptool.rules.families.consumers.facts import CONSUMERS, Wrapped, and_more, wrapped
+from adaptool.rules.families.consumers.facts import CONSUMERS, Wrapped, about, and_more, wrapped
 from adaptool.rules.finding import Problem
 from adaptool.rules.subject import Subject
 from adaptool.summary.contents import place_of
@@ -119,9 +119,7 @@ def unserved(subject: Subject, consumer: str, served: Served) -> Iterator[Proble
     """Modules the runtime has no place for."""
     lost: Sequence[Wrapped] = [one for one in wrapped(subject) if not served(one)]
     if lost:
-        keys = tuple(key for one in lost for key in one.keys)
-        message = f"{CONSUMERS[consumer].title} leaves out {lost[0].name}{and_more(lost)}"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, lost, f"{CONSUMERS[consumer].title} leaves out {lost[0].name}{and_more(lost)}")
 
 
 def large_rank(subject: Subject, consumer: str) -> Iterator[Problem]:

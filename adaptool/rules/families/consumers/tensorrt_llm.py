@@ -10,6 +10,7 @@ from adaptool.rules.draft import Draft, fields, together
 from adaptool.rules.families.consumers.facts import (
     MAGNITUDES,
     Wrapped,
+    about,
     and_more,
     beside_factors,
     changed_base,
@@ -98,9 +99,7 @@ def unmapped(subject: Subject) -> Iterator[Problem]:
     """
     found = [one for one in wrapped(subject) if at_place(one) and projection_of(one.module) not in MAPPED]
     if found:
-        keys = tuple(key for one in found for key in one.keys)
-        message = f"{found[0].name}{and_more(found)} has no name in TensorRT-LLM's table"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, found, f"{found[0].name}{and_more(found)} has no name in TensorRT-LLM's table")
 
 
 @rule("TRT004", "error", "half a pair of factors", needs=("adapter",), consumer="tensorrt-llm",
@@ -114,10 +113,8 @@ def half_a_pair(subject: Subject) -> Iterator[Problem]:
     """
     found = [one for one in wrapped(subject) if (one.a is None) != (one.b is None)]
     if found:
-        keys = tuple(key for one in found for key in one.keys)
         missing = "lora_A" if found[0].a is None else "lora_B"
-        message = f"{found[0].name} has no {missing}{and_more(found)}"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, found, f"{found[0].name} has no {missing}{and_more(found)}")
 
 
 @rule("TRT005", "error", "another scale in TensorRT-LLM", needs=("adapter",), consumer="tensorrt-llm",

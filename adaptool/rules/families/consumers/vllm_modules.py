@@ -10,6 +10,7 @@ from adaptool.adapters.names import projection_of
 from adaptool.rules.draft import PREFIX, RANK, VOCABULARY, WIDTH, Q, numbers
 from adaptool.rules.families.consumers.facts import (
     Wrapped,
+    about,
     and_more,
     beside_factors,
     in_tower,
@@ -117,9 +118,8 @@ def elsewhere(subject: Subject) -> Iterator[Problem]:
     """
     absent = [one for one in wrapped(subject) if not _in_base(subject, one)]
     if absent:
-        keys = tuple(key for one in absent for key in one.keys)
         message = f"the base has no {absent[0].name}{and_more(absent)}; vLLM would serve it without a word"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, absent, message)
 
 
 def _in_base(subject: Subject, one: Wrapped) -> bool:
@@ -140,9 +140,8 @@ def tower(subject: Subject) -> Iterator[Problem]:
     """
     found = in_tower(subject)
     if found:
-        keys = tuple(key for one in found for key in one.keys)
         message = f"{found[0].name}{and_more(found)} is no part of the language model, and is passed over by default"
-        yield Problem(message, subject.weights_name, tensors=keys)
+        yield about(subject, found, message)
 
 
 @rule("VLM014", "error", "a LoRA on a layer that is not linear", needs=("adapter",), consumer="vllm",
