@@ -14,11 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice, takewhile
-from pathlib import Path
 from typing import Any, Literal
 
-import adaptool
 from adaptool.rules.configs.document import shown
+from adaptool.schema_files import schema_folder
 
 Schema = Mapping[str, Any]
 Kind = Literal["type", "word", "range"]
@@ -63,17 +62,19 @@ class Fault:
 
 @cache
 def schema() -> Schema:
-    """The schema of adapter_config.json, read once: in the wheel, or beside the package in a checkout."""
-    package = Path(adaptool.__file__).parent
-    installed = package / "schemas" / NAME
-    text = (installed if installed.exists() else package.parent / "schemas" / NAME).read_text("utf-8")
-    read: Schema = json.loads(text)
+    """The schema of adapter_config.json, read once."""
+    read: Schema = json.loads((schema_folder() / NAME).read_bytes())
     return read
 
 
 def newest_peft() -> str:
     """The last release the schema knows."""
     return str(schema()["x-peft"]["version"])
+
+
+def newest_release() -> tuple[int, ...]:
+    """Its major and minor number."""
+    return release(newest_peft())[:2]
 
 
 def peft_types() -> tuple[str, ...]:

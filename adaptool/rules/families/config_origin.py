@@ -8,9 +8,10 @@ from pathlib import Path
 
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.rules.configs.document import shown
+from adaptool.rules.configs.schema import newest_release
 from adaptool.rules.configs.whereabouts import Kind, is_model_here, kind_of, suggestion, without_login
 from adaptool.rules.draft import fields
-from adaptool.rules.families.config_type import NEWEST_PEFT, version_of
+from adaptool.rules.families.config_type import version_of
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
@@ -215,8 +216,8 @@ def newer_peft(subject: Subject) -> Iterator[Problem]:
     Fix: update adaptool.
     """
     version = version_of(subject.fields.get("peft_version"))
-    if version is not None and version > NEWEST_PEFT:
-        known = ".".join(map(str, NEWEST_PEFT))
+    if version is not None and version > newest_release():
+        known = ".".join(map(str, newest_release()))
         message = f"PEFT {shown(subject.fields['peft_version'])} saved it; these rules know PEFT up to {known}"
         yield Problem(message, CONFIG_NAME, "peft_version")
 

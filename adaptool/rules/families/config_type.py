@@ -7,18 +7,12 @@ import re
 from collections.abc import Iterator
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.adapters.tuners.unmergeable import LATER, PROMPTS, ROUTED
 from adaptool.rules.configs.document import SHOWN, shown
+from adaptool.rules.configs.schema import newest_release, peft_types
 from adaptool.rules.draft import fields, file
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
-
-PEFT_TYPES = {"LORA"} | PROMPTS | ROUTED | LATER
-"""Every type PEFT has or had."""
-
-NEWEST_PEFT = (0, 21)
-"""The version whose fields and types these rules know."""
 
 
 @rule("CFG020", "error", "a model's config, not an adapter's", needs=("config",),
@@ -84,15 +78,15 @@ def unknown_peft_type(subject: Subject) -> Iterator[Problem]:
     Fix: correct the name, or update the tool if a newer PEFT brought the type.
     """
     value = subject.fields.get("peft_type")
-    if not isinstance(value, str) or value in PEFT_TYPES:
+    if not isinstance(value, str) or value in peft_types():
         return
-    near = difflib.get_close_matches(value.upper()[:SHOWN], sorted(PEFT_TYPES), n=1, cutoff=0.7)
+    near = difflib.get_close_matches(value.upper()[:SHOWN], sorted(peft_types()), n=1, cutoff=0.7)
     version = version_of(subject.fields.get("peft_version"))
-    known = ".".join(map(str, NEWEST_PEFT))
-    if value.upper() in PEFT_TYPES:
+    known = ".".join(map(str, newest_release()))
+    if value.upper() in peft_types():
         yield Problem(f'peft_type is {shown(value)}; PEFT only knows "{value.upper()}", in capitals', CONFIG_NAME,
                       "peft_type", fix=f'Write "peft_type": "{value.upper()}".')  # fmt: skip
-    elif version is not None and version > NEWEST_PEFT:
+    elif version is not None and version > newest_release():
         yield Problem(f"peft_type {shown(value)} is none of PEFT {known}'s; a newer PEFT wrote this", CONFIG_NAME,
                       "peft_type", fix="Update adaptool: it cannot check what this adapter saves.")  # fmt: skip
     else:
