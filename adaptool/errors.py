@@ -7,6 +7,8 @@
     ├── UnsupportedError       3: understood, and not something this version can do faithfully
     ├── MismatchError          3: adapter and base do not fit, or a tensor is left over
     ├── DiskError              3: no room, no permission, an I/O failure
+    ├── GitError               3: git is not there, or says no
+    │   └── NotFetchedError    3: Git has only a pointer to the content, or not even the object
     └── ParityError            1: the work was done and the check says no
 
 A message says what is wrong and where; ``hint`` says what to try; ``defect`` is a stable word for the kind of damage
@@ -59,6 +61,14 @@ class MismatchError(AdaptoolError):
 
 class DiskError(AdaptoolError):
     """The file system said no."""
+
+
+class GitError(AdaptoolError):
+    """Git is not installed, or refused."""
+
+
+class NotFetchedError(GitError):
+    """Content that this clone does not have: an LFS pointer, a shallow history, a partial clone's missing object."""
 
 
 class ParityError(AdaptoolError):
