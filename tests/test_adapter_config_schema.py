@@ -15,9 +15,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from adaptool.reports.schemas import read_schema, schema_names
-from adaptool.rules.configs.refusals import REFUSALS
-from adaptool.rules.configs.schema import (
+from adaptool.adapters.schema import (
     default_of,
     faults,
     fields_of,
@@ -27,6 +25,8 @@ from adaptool.rules.configs.schema import (
     plainly_valid,
     schema,
 )
+from adaptool.reports.schemas import read_schema, schema_names
+from adaptool.rules.configs.refusals import REFUSALS
 from adaptool.rules.draft import CONFIG
 from adaptool.rules.engine import Options, validate_subject
 from adaptool.rules.selection import Selection

@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 
 from adaptool.errors import FormatError
 
+SHOWN = 60
+"""Characters of a stranger's text that a message repeats."""
+
 
 def parse_json(data: bytes, where: str, *, what: str = "file") -> Any:
     """Parse UTF-8 JSON; duplicate keys, NaN/Infinity, a BOM and deep nesting raise FormatError naming ``where``.
@@ -53,3 +56,12 @@ def parse_json(data: bytes, where: str, *, what: str = "file") -> Any:
         raise FormatError(f"{where}: the {what} is nested absurdly deep", defect="too-deep") from None
     except ValueError as error:  # an integer of thousands of digits
         raise FormatError(f"{where}: the {what} cannot be read: {error}", defect="huge-number") from None
+
+
+def shown(value: Any) -> str:
+    """A stranger's value as a message repeats it: escaped, on one line, and short."""
+    try:
+        text = json.dumps(value)
+    except (ValueError, TypeError, RecursionError):
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from adaptool.tensors.jsons import SHOWN
+
 if TYPE_CHECKING:
     from adaptool.rules.subject import Subject
 
@@ -20,9 +22,6 @@ MOST_PLACES = 100_000
 
 PLAIN = 2**53
 """Numbers below are read alike by every parser."""
-
-SHOWN = 60
-"""Characters of a stranger's text that a message repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +81,3 @@ def repeated_keys(data: bytes) -> tuple[Repeated, ...]:
     with contextlib.suppress(ValueError, RecursionError):
         json.loads(data.decode("utf-8", "replace"), object_pairs_hook=gather)
     return tuple(found)
-
-
-def shown(value: Any) -> str:
-    """A stranger's value as a message repeats it: escaped, on one line, and short."""
-    try:
-        text = json.dumps(value)
-    except (ValueError, TypeError, RecursionError):
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= SHOWN else text[:SHOWN] + "…"

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from adaptool.rules.configs.document import shown
-from adaptool.rules.configs.schema import default_of
+from adaptool.adapters.schema import default_of
+from adaptool.tensors.jsons import shown
 
 
 @dataclass(frozen=True, slots=True)

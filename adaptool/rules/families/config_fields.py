@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.configs.document import SHOWN, shown
+from adaptool.adapters.schema import LONG, Fault, Kind, faults, fields_of, newest_peft, release
 from adaptool.rules.configs.refusals import refused
-from adaptool.rules.configs.schema import LONG, Fault, Kind, faults, fields_of, newest_peft, release
 from adaptool.rules.draft import fields
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.tensors.jsons import SHOWN, shown
 
 MOST = 10
 """Findings of one rule about one file: more say nothing new."""

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.configs.document import config_places, shown
+from adaptool.rules.configs.document import config_places
 from adaptool.rules.draft import fields
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.jinja.words import DUNDERS
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.tensors.jsons import shown
 
 LIBRARIES = {
     "accelerate", "adapters", "colpali_engine", "diffusers", "flair", "gliner", "lerobot", "megatron", "nemo",

@@ -8,11 +8,12 @@ import unicodedata
 from collections.abc import Callable, Iterator
 
 from adaptool.adapters.config import CONFIG_LIMIT, CONFIG_NAME
-from adaptool.rules.configs.document import DEEPEST, MOST_PLACES, config_places, repeated_keys, shown
+from adaptool.rules.configs.document import DEEPEST, MOST_PLACES, config_places, repeated_keys
 from adaptool.rules.draft import Draft, fields, file
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.tensors.jsons import shown
 
 LFS_POINTER = b"version https://git-lfs"
 

@@ -9,7 +9,6 @@ from typing import Any
 from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.names import PREFIX, endings_of, layer_of, projection_of
-from adaptool.rules.configs.document import shown
 from adaptool.rules.configs.expressions import sound
 from adaptool.rules.configs.scales import ALPHA_PATTERNS, RANK_PATTERNS
 from adaptool.rules.configs.targets import MOST_LAYERS, missed, names, own, targets_known
@@ -21,6 +20,7 @@ from adaptool.rules.subject import Subject
 from adaptool.rules.weights.leftovers import leftovers
 from adaptool.summary.settings import TASK_HEADS
 from adaptool.summary.unaccounted import matchless, unsaved_wholes, untrained
+from adaptool.tensors.jsons import shown
 
 LISTS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters",
          "feedforward_modules")  # fmt: skip

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.configs.document import shown
-from adaptool.rules.configs.schema import newest_release
+from adaptool.adapters.schema import newest_release
 from adaptool.rules.configs.whereabouts import Kind, is_model_here, kind_of, suggestion, without_login
 from adaptool.rules.draft import fields
 from adaptool.rules.families.config_type import version_of
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.tensors.jsons import shown
 
 BASE = "base_model_name_or_path"
 

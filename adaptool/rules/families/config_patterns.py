@@ -8,13 +8,13 @@ from adaptool.adapters.automata import LONGEST
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.patterns import MOST_EXPRESSIONS
 from adaptool.errors import FormatError
-from adaptool.rules.configs.document import shown
 from adaptool.rules.configs.expressions import ALL_LINEAR, ENOUGH, WHOLE, expressions, troubles
 from adaptool.rules.configs.scales import ALPHA_PATTERNS, RANK_PATTERNS
 from adaptool.rules.draft import fields
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.tensors.jsons import shown
 
 MOST = 5
 """Findings of one rule about one config."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.names import projection_of
-from adaptool.rules.configs.document import shown
+from adaptool.adapters.schema import fields_of
 from adaptool.rules.configs.scales import (
     ALPHAS,
     Number,
@@ -18,12 +18,12 @@ from adaptool.rules.configs.scales import (
     number,
     ranks,
 )
-from adaptool.rules.configs.schema import fields_of
 from adaptool.rules.draft import fields
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 from adaptool.summary.contents import LowRankModule
+from adaptool.tensors.jsons import shown
 
 LARGEST_RANK = 100_000
 """LyCORIS writes a full matrix as this very rank; no layer is wider."""

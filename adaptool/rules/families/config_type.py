@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.configs.document import SHOWN, shown
-from adaptool.rules.configs.schema import newest_release, peft_types
+from adaptool.adapters.schema import newest_release, peft_types
 from adaptool.rules.draft import fields, file
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.tensors.jsons import SHOWN, shown
 
 
 @rule("CFG020", "error", "a model's config, not an adapter's", needs=("config",),

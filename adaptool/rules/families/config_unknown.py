@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.rules.configs.document import SHOWN, shown
-from adaptool.rules.configs.schema import default_of, fields_of, homes_of, nested_class, release
+from adaptool.adapters.schema import default_of, fields_of, homes_of, nested_class, release
 from adaptool.rules.draft import fields
 from adaptool.rules.families.config_fields import newer
 from adaptool.rules.finding import Problem
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.tensors.jsons import SHOWN, shown
 
 MOST = 10
 """Findings of one rule about one file: more say nothing new."""

@@ -8,11 +8,11 @@ from adaptool.adapters.config import CONFIG_NAME
 from adaptool.adapters.tuners import tuner_for
 from adaptool.adapters.tuners.lora import HARMLESS_INITS, MUTATING_INITS
 from adaptool.errors import AdaptoolError
-from adaptool.rules.configs.document import shown
 from adaptool.rules.draft import fields
 from adaptool.rules.finding import Problem, Severity
 from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
+from adaptool.tensors.jsons import shown
 
 RELOADED: Mapping[str, tuple[Severity, str]] = {
     "pissa_niter": ("warning", "its random SVD comes out differently at every load, so even PEFT gets another model"),

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from adaptool.errors import AdaptoolError
-from adaptool.rules.configs.document import shown
 from adaptool.rules.draft import file
 from adaptool.rules.files.texts import walk
 from adaptool.rules.finding import Problem
@@ -17,7 +16,7 @@ from adaptool.rules.rule import rule
 from adaptool.rules.subject import Subject
 from adaptool.summary.beside import MOST_FILES
 from adaptool.tensors.files import open_file
-from adaptool.tensors.jsons import parse_json
+from adaptool.tensors.jsons import parse_json, shown
 
 if TYPE_CHECKING:
     from adaptool.rules.jinja.inspection import Kind, Sight

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from jinja2 import nodes
 
-from adaptool.rules.configs.document import shown
 from adaptool.rules.jinja.folding import Folder
 from adaptool.rules.jinja.operations import HUGE, Runaway, TooDeep, Unknown
 from adaptool.rules.jinja.tree import called_name, leaves, operands, outputs, tag, variable
 from adaptool.rules.jinja.words import CALLED_NAMES, DUNDERS, HIDDEN_NAMES, PIECES, STRANGERS, is_half
+from adaptool.tensors.jsons import shown
 
 Kind = Literal["internals", "stranger", "loads", "runaway", "deep", "syntax"]
 

@@ -16,8 +16,8 @@ from functools import cache
 from itertools import islice, takewhile
 from typing import Any, Literal
 
-from adaptool.rules.configs.document import shown
 from adaptool.schema_files import schema_folder
+from adaptool.tensors.jsons import shown
 
 Schema = Mapping[str, Any]
 Kind = Literal["type", "word", "range"]
