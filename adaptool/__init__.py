@@ -1,7 +1,7 @@
 """adaptool: inspect, merge, convert and verify LoRA adapters: streaming, in constant memory, bit-identical to PEFT.
 
-The command line's verbs are functions here: ``inspect``, ``merge``, ``convert``, ``validate``, ``verify``. Each is
-imported on first use, so that ``import adaptool`` costs nothing.
+The command line's verbs are functions here: ``inspect``, ``merge``, ``convert``, ``validate``, ``verify``, ``diff``.
+Each is imported on first use, so that ``import adaptool`` costs nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from adaptool.api import convert, fix, gguf_options, inspect, merge, validate, validation_options, verify
+    from adaptool.api import convert, diff, fix, gguf_options, inspect, merge, validate, validation_options, verify
 
 __version__ = "0.1.0"
 __all__ = [
-    "__version__", "convert", "fix", "gguf_options", "inspect", "merge", "validate", "validation_options", "verify",
+    "__version__", "convert", "diff", "fix", "gguf_options", "inspect", "merge", "validate", "validation_options",
+    "verify",
 ]  # fmt: skip
 
 

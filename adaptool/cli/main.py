@@ -23,6 +23,7 @@ COMMANDS = {
     "convert": "Convert a model to GGUF, an adapter to a GGUF LoRA, or a GGUF back to a model folder.",
     "verify": "Check a merged model against its base and adapter, tensor by tensor.",
     "validate": "Check adapters: broken, hostile or silently wrong ones, and whether a runtime takes them.",
+    "diff": "Compare two adapters exactly, or two models: what changed, by how much, in one word.",
     "rules": "Explain what validate checks: every rule, why it is there, and the way out.",
     "schema": "Print the JSON Schema of a file or of a command's --json.",
 }

@@ -1,0 +1,105 @@
+"""Two adapters compared: config, every ΔW in factor space, every other tensor, the verdict and what a version owes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from adaptool.adapters.adapter import Adapter
+from adaptool.adapters.config import CONFIG_NAME
+from adaptool.comparing.configs import base_changed, compare_configs
+from adaptool.comparing.contents import contents_of
+from adaptool.comparing.groups import by_layer, by_projection, distance, layers_of, total
+from adaptool.comparing.level import level_of
+from adaptool.comparing.remainder import compare_tensors, other_tensors
+from adaptool.comparing.result import Comparison, Side
+from adaptool.comparing.updates import is_lora, paired_updates
+from adaptool.comparing.verdict import Evidence, judge
+from adaptool.errors import AdaptoolError
+from adaptool.summary.contents import low_rank_modules
+from adaptool.tensors.files import open_file
+from adaptool.versions import read_manifest
+
+CHUNK = 4 << 20
+
+
+def compare_adapters(before: Adapter, after: Adapter, given: tuple[str, str] | None = None) -> Comparison:
+    """Compare two adapters; ``given`` is what the user called them. Raises AdaptoolError where one cannot be read.
+
+    A ΔW is never formed: the work is a few products of (m + n, 2r) matrices a module.
+    """
+    config = compare_configs(before, after)
+    pairs = tuple(paired_updates(before, after))
+    modules = tuple(pair.change for pair in pairs)
+    others = other_tensors(before), other_tensors(after)
+    tensors = tuple(compare_tensors(*others))
+    whole, layers = total(modules), layers_of((*modules, *tensors))
+    evidence = Evidence(
+        before, after, _same_files(before, after), base_changed(before.config, after.config), config, pairs, tensors,
+        others, whole,
+    )  # fmt: skip
+    verdict, because, equal = judge(evidence)
+    same_updates = equal or (evidence.same_updates and not evidence.beyond_weights)
+    level, reasons = level_of(contents_of(before), contents_of(after), equal=same_updates)
+    names = given or (str(before.path), str(after.path))
+    return Comparison(
+        before=side_of(before, names[0]), after=side_of(after, names[1]), verdict=verdict, because=because,
+        equal=equal, level=level, reasons=reasons, norm_before=whole.norm_before, norm_after=whole.norm_after,
+        distance=distance(modules), relative=whole.relative, cosine=whole.cosine, config=config, modules=modules,
+        tensors=tensors, tensors_same=sum(name in others[1] for name in others[0])
+        - sum(tensor.state == "changed" for tensor in tensors),
+        projections=by_projection(modules, layers), layers=layers, by_layer=by_layer(modules, layers),
+        notes=_notes(before, after),
+    )  # fmt: skip
+
+
+def side_of(adapter: Adapter, given: str) -> Side:
+    """An adapter as one of the two."""
+    config = adapter.config
+    ranks = {module.rank for module in low_rank_modules(adapter)} if is_lora(adapter) else set()
+    return Side(
+        given, "adapter", adapter.name, config.peft_type, config.base_model, config.revision, adapter.store.nbytes,
+        len(adapter.store), tuple(sorted({info.dtype.name for info in adapter.store.infos.values()})),
+        f"{min(ranks)}-{max(ranks)}" if len(ranks) > 1 else "".join(map(str, ranks)), _version(adapter.folder),
+    )  # fmt: skip
+
+
+def _version(folder: Path) -> str | None:
+    """What the manifest beside it calls this state; None where there is none that can be read."""
+    try:
+        version = (read_manifest(folder) or {}).get("version")
+    except AdaptoolError:
+        return None
+    return version if isinstance(version, str) else None
+
+
+def _same_files(before: Adapter, after: Adapter) -> bool:
+    """Whether config and weights are the same files, byte for byte."""
+    old, new = ([a.folder / CONFIG_NAME, *sorted(a.store.files)] for a in (before, after))
+    return [p.name for p in old] == [p.name for p in new] and all(map(_same_bytes, old, new))
+
+
+def _same_bytes(one: Path, two: Path) -> bool:
+    first, second = open_file(one), open_file(two)
+    return first.size == second.size and all(
+        first.read(at, min(CHUNK, first.size - at)) == second.read(at, min(CHUNK, first.size - at))
+        for at in range(0, first.size, CHUNK)
+    )
+
+
+def _notes(before: Adapter, after: Adapter) -> tuple[str, ...]:
+    """What lies beside the two and differs: a tokenizer decides what a model reads as much as its weights do."""
+    beside = (
+        "tokenizer.json",
+        "tokenizer.model",
+        "added_tokens.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    )
+    notes = []
+    for name in beside:
+        old, new = before.folder / name, after.folder / name
+        if old.is_file() != new.is_file():
+            notes.append(f"{name} is beside the {'first' if old.is_file() else 'second'} only")
+        elif old.is_file() and not _same_bytes(old, new):
+            notes.append(f"{name} is not the same beside the two")
+    return tuple(notes)

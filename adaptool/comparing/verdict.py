@@ -1,0 +1,195 @@
+"""One word for what happened between two adapters, and the sentence with the figures it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from adaptool.adapters.adapter import Adapter
+from adaptool.comparing.result import ConfigChange, Group, TensorChange, Verdict
+from adaptool.comparing.tensors import Entry, rounded
+from adaptool.comparing.updates import Pair
+
+KINDRED_COSINE = 0.3
+"""Overall cosine from which two updates are taken to be kin: independent trainings stay within a few hundredths."""
+
+KINDRED_ORIGIN = 0.5
+"""Mean share of the row space from which they are: A keeps most of the random start it was given."""
+
+SEEN_IN_WEIGHTS = {
+    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules", "exclude_modules",
+    "target_parameters", "layers_to_transform", "layers_pattern", "modules_to_save", "bias", "lora_bias",
+    "base_model_name_or_path", "revision", "peft_type", "init_lora_weights", "trainable_token_indices",
+}  # fmt: skip
+"""Fields whose effect the comparison of tensors and of ΔW shows, or the verdict tells by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that the verdict is drawn from."""
+
+    before: Adapter
+    after: Adapter
+    same_files: bool
+    base: str
+    """How the base changed: comparing.base_names' word for it."""
+    config: Sequence[ConfigChange]
+    pairs: Sequence[Pair]
+    tensors: Sequence[TensorChange]
+    """Those that differ."""
+    others: tuple[Mapping[str, Entry], Mapping[str, Entry]]
+    whole: Group
+
+    @property
+    def both(self) -> list[Pair]:
+        """The modules that can be compared."""
+        return [pair for pair in self.pairs if pair.likeness is not None]
+
+    @property
+    def beyond_weights(self) -> list[str]:
+        """Config fields that change the computation and that no tensor shows."""
+        return [c.field for c in self.config if c.matters and c.field.partition(".")[0] not in SEEN_IN_WEIGHTS]
+
+    @property
+    def same_updates(self) -> bool:
+        """Whether every ΔW and every other tensor is the same."""
+        return not self.tensors and all(pair.change.state == "same" for pair in self.pairs)
+
+    @property
+    def misfits(self) -> list[str]:
+        """What has another shape on the other side: no adapters of one model."""
+        grown = ("lora_embedding", "embed_tokens", "lm_head", "wte", "word_embeddings")
+        return [pair.change.module for pair in self.pairs if pair.misfit] + [
+            t.name for t in self.tensors
+            if t.state == "changed" and t.shape_before != t.shape_after and not any(word in t.name for word in grown)
+        ]  # fmt: skip
+
+
+def judge(evidence: Evidence) -> tuple[Verdict, str, bool]:
+    """The verdict, why, and whether the two compute the same."""
+    types = [side.config.peft_type for side in (evidence.before, evidence.after)]
+    if types[0] != types[1]:
+        return "other type", f"a {types[0]} before, a {types[1]} now", False
+    if evidence.misfits:
+        many = len(evidence.misfits)
+        told = f"{evidence.misfits[0]} has another shape" + (f", and {many - 1} more" if many > 1 else "")
+        return "other base", f"{told}: it is for a model of other dimensions", False
+    if evidence.base in ("other", "revision"):
+        same = "every ΔW is the same, but it" if evidence.same_updates else "it"
+        names = [side.config.base_model if evidence.base == "other" else side.config.revision
+                 for side in (evidence.before, evidence.after)]  # fmt: skip
+        what = "another base" if evidence.base == "other" else "another revision of the base"
+        return "other base", f"{same} is for {what}: {names[0]} before, {names[1]} now", False
+    if evidence.same_updates and not evidence.beyond_weights:
+        return (*_equal(evidence), True)
+    return (*_different(evidence), False)
+
+
+def _equal(evidence: Evidence) -> tuple[Verdict, str]:
+    if evidence.same_files:
+        return "identical", "config and weights are the same, byte for byte"
+    moved = [pair for pair in evidence.both if not pair.likeness_of.factors or not _same_scale(pair)]
+    if not moved:
+        return "re-saved", "the same values in other bytes"
+    if all(pair.likeness_of.multiples for pair in moved):
+        return "re-scaled", f"every ΔW is the same; in {_modules(len(moved))} the scale moved between α and the factors"
+    apart = max(pair.change.relative or 0.0 for pair in moved)
+    return (
+        "re-factorised",
+        f"every ΔW is the same (to {apart:.0e} of its norm), from other factors in {_modules(len(moved))}",
+    )
+
+
+def _different(evidence: Evidence) -> tuple[Verdict, str]:
+    if evidence.same_updates:
+        return "changed", f"the weights are the same, but {_listed(evidence.beyond_weights)} changed what is computed"
+    changed = [pair for pair in evidence.pairs if pair.change.state != "same"]
+    if not changed:
+        return "changed", f"every ΔW is the same; {_tensors(evidence.tensors)}"
+    if (kind := _rounded_to(evidence)) is not None:
+        return "rounded", f"every tensor is the old one cast to {kind}: ΔW moved by {_percent(evidence.whole.relative)}"
+    if any(pair.change.distance is None for pair in changed):
+        bad = next(pair.change.module for pair in changed if pair.change.distance is None)
+        return "changed", f"{bad} holds numbers that are not finite, and nothing can be said of its direction"
+    common = [pair for pair in changed if pair.change.state == "changed"]
+    added = sum(pair.change.state == "added" for pair in changed)
+    removed = sum(pair.change.state == "removed" for pair in changed)
+    if not common:
+        told = [f"{_modules(n)} {word}" for n, word in ((added, "added"), (removed, "removed")) if n]
+        return "changed", f"{' and '.join(told)}; every other ΔW is the same"
+    if not evidence.tensors and not added + removed and all(pair.likeness_of.parallel for pair in common):
+        return "re-scaled", _rescaled(evidence, common)
+    return _kinship(evidence, common)
+
+
+def _kinship(evidence: Evidence, common: Sequence[Pair]) -> tuple[Verdict, str]:
+    """Continued training or another adapter: by the cosine of all updates, and by what their row spaces share."""
+    figures = f"distance {_percent(evidence.whole.relative)} of ‖ΔW‖, cosine {evidence.whole.cosine or 0.0:.3g}"
+    origins = [pair.likeness_of.origin for pair in common if pair.likeness_of.origin is not None]
+    origin = sum(origins) / len(origins) if origins else 0.0
+    if not evidence.whole.norm_before:
+        started = "from the same start" if origin >= KINDRED_ORIGIN else "from another start"
+        verdict: Verdict = "continued training" if origin >= KINDRED_ORIGIN else "other adapter"
+        return verdict, f"it was untrained before (every ΔW zero) and is trained now, {started}"
+    if (evidence.whole.cosine or 0.0) >= KINDRED_COSINE:
+        return "continued training", f"ΔW grew out of the old one: {figures}"
+    if origin >= KINDRED_ORIGIN:
+        return "continued training", f"from one start (the row spaces share {_percent(origin)}): {figures}"
+    return (
+        "other adapter",
+        f"ΔW is no continuation of the old one: {figures}, row spaces share {_percent(max(origin, 0))}",
+    )
+
+
+def _rescaled(evidence: Evidence, common: Sequence[Pair]) -> str:
+    factors = sorted(
+        {float(f"{_factor(pair):.6g}") for pair in common if pair.change.norm_before} or {0.0}, key=abs
+    )  # fmt: skip
+    rest = len(evidence.pairs) - len(common)
+    where = "everywhere" if not rest else f"in {_modules(len(common))}, {rest} are the same"
+    if len(factors) == 1:
+        return f"ΔW is {factors[0]:.4g} × what it was, {where}"
+    return f"ΔW points where it did, {factors[0]:.4g} to {factors[-1]:.4g} × as strong, {where}"
+
+
+def _factor(pair: Pair) -> float:
+    change = pair.change
+    sign = -1.0 if (change.cosine or 0.0) < 0 else 1.0
+    return sign * (change.norm_after or 0.0) / (change.norm_before or 1.0)
+
+
+def _rounded_to(evidence: Evidence) -> str | None:
+    """The type that every tensor of the old adapter was cast to, if that is all that happened."""
+    if any(pair.change.state in ("added", "removed") or not _same_scale(pair) for pair in evidence.pairs):
+        return None
+    one, two = evidence.before.store, evidence.after.store
+    if set(one) != set(two):
+        return None
+    kinds = {two[key].dtype.name for key in one if one[key].dtype != two[key].dtype}
+    same = (key for key in one if one[key].dtype == two[key].dtype)
+    if len(kinds) != 1 or any(one[key].dtype.mergeable and one[key].dtype.name not in kinds for key in same):
+        return None
+    cast = (key for key in one if one[key].dtype != two[key].dtype)
+    return kinds.pop() if all(rounded(Entry(one, key), Entry(two, key)) for key in cast) else None
+
+
+def _same_scale(pair: Pair) -> bool:
+    return pair.change.scale_before == pair.change.scale_after
+
+
+def _modules(many: int) -> str:
+    return "1 module" if many == 1 else f"{many} modules"
+
+
+def _tensors(tensors: Sequence[TensorChange]) -> str:
+    told = _listed([tensor.name for tensor in tensors])
+    return f"{told} {'is' if len(tensors) == 1 else 'are'} not what {'it was' if len(tensors) == 1 else 'they were'}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _percent(share: float | None) -> str:
+    return "not known" if share is None else f"{100 * share:.3g} %"

@@ -1,0 +1,33 @@
+"""A text written whole or not at all: pages, manifests, signatures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from adaptool.errors import DiskError, UsageError
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """UsageError where writing ``path`` would replace a file nobody asked to be replaced, or something else."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", hint="name a file")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder")
+    if os.path.lexists(path) and not overwrite:
+        raise UsageError(f"{path} exists", hint="--overwrite replaces it")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path``, then put it there: a reader sees the old file or the new one, never half."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with scratch.open("x", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError as error:
+        raise DiskError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
