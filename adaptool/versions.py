@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from adaptool.adapters.adapter import Adapter
+from adaptool.adapters.canonical import canonical_fields
 from adaptool.adapters.config import AdapterConfig
 from adaptool.tensors.dtypes import bytes_of
 from adaptool.tensors.files import open_file
@@ -25,9 +26,6 @@ from adaptool.tensors.store import Store
 MANIFEST_NAME = "adaptool.json"
 MANIFEST_SCHEMA = "adaptool/manifest/1"
 CHUNK_BYTES = 4 << 20
-
-UNORDERED_FIELDS = {"target_modules", "exclude_modules", "modules_to_save", "target_parameters"}
-"""Sets in PEFT, saved as lists in whatever order they came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +44,15 @@ class FileRecord:
 
 def canonical_json(value: Any) -> bytes:
     """One text for one value: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode(
-        "utf-8", "surrogateescape"
-    )
+    return _canonical(value).encode("utf-8", "surrogateescape")
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def canonical_config(config: AdapterConfig) -> bytes:
-    """The config with its sets sorted."""
-    fields = {
-        key: sorted(value) if key in UNORDERED_FIELDS and isinstance(value, list) else value
-        for key, value in config.fields.items()
-    }
-    return canonical_json(fields)
+    """What a config makes of an adapter, in one form whoever wrote it: not its base, nor what only training knew."""
+    return canonical_json(dict(canonical_fields(config)))
 
 
 def header_digest(store: Store, config: bytes = b"") -> str:
@@ -85,7 +80,17 @@ def tensor_digest(store: Store, name: str) -> str:
 
 def adapter_digest(adapter: Adapter) -> str:
     """The content digest of an adapter: weights and config."""
-    return content_digest(adapter.store, canonical_config(adapter.config))
+    return joint_digest(config_digest(adapter.config), content_digest(adapter.store))
+
+
+def config_digest(config: AdapterConfig) -> str:
+    """SHA-256 of the canonical config."""
+    return hashlib.sha256(canonical_config(config)).hexdigest()
+
+
+def joint_digest(config: str, weights: str) -> str:
+    """An adapter's digest from those of its config and weights, so that it can be told without the adapter."""
+    return hashlib.sha256(bytes.fromhex(config) + bytes.fromhex(weights)).hexdigest()
 
 
 def file_record(path: Path, *, hashed: bool) -> FileRecord:

@@ -30,7 +30,7 @@ smollm2-lora  LoRA
   rank          4, alpha 8, scale 2 (alpha/r)
   size          461 kB in 120 tensors, BF16
   trains        230,400 parameters
-  header hash   20a5ad3869cab6ba89c148ed49ab811bbfef38935d18bd4b099e0c64e0eaec78
+  header hash   fd8454146b3a8236f2622b9bb1c5b11dd0dc56f806cbf7ccb34163e01a8d0cbd
   beside it     README.md (model card)
   merge         nothing in the config speaks against it
 

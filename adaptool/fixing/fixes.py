@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from adaptool.adapters.adapter import WEIGHTS_NAME, Adapter
+from adaptool.adapters.canonical import SETS
 from adaptool.adapters.config import AdapterConfig
 from adaptool.fixing.baking import bake
 from adaptool.fixing.keys import plain_keys
@@ -18,7 +19,6 @@ from adaptool.merging.provenance import base_name, hub_id, snapshot_commit
 from adaptool.rules.subject import Subject
 from adaptool.tensors.safetensors import SafetensorsFile
 from adaptool.tensors.views import Selected
-from adaptool.versions import UNORDERED_FIELDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def with_sorted_lists(state: Fixed, subject: Subject) -> Fixed:
 
 
 def _sorted_lists(config: AdapterConfig) -> Iterator[tuple[str, list[str]]]:
-    for name in sorted(UNORDERED_FIELDS):
+    for name in sorted(SETS):
         value = config.fields.get(name)
         if isinstance(value, list) and all(isinstance(item, str) for item in value) and value != sorted(set(value)):
             yield name, sorted(set(value))
