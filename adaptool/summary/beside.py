@@ -57,13 +57,14 @@ def _listed(folder: Path) -> Iterator[FileBeside]:
             return
         path = folder / name
         if path.is_dir():
-            yield FileBeside(f"{name}/", 0, _kind(f"{name}/"), pickled=False)
+            yield FileBeside(f"{name}/", 0, kind_of(f"{name}/"), pickled=False)
         elif path.is_file():
-            what = _kind(name)
+            what = kind_of(name)
             yield FileBeside(name, path.stat().st_size, what, what in LOOKED_INTO and _is_pickle(path))
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
+    """What a file is by its name (a folder's ends in ``/``); "" where that says nothing."""
     return next((what for what, pattern in KINDS if re.fullmatch(pattern, name, re.IGNORECASE)), "")
 
 
