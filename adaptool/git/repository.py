@@ -1,34 +1,23 @@
 """A Git repository through the git binary: commits, trees, blobs, tags. Nothing here writes, fetches or runs a hook.
 
 The binary, not a library, because it alone knows every repository there is (worktrees, alternates, partial clones, new
-object formats); ``docs/decisions/0009-git.md`` weighs it. What a repository's own config could make it run is off:
-file-system monitors, hooks, pagers, textconv and external diff programs, and fetching of what a partial clone lacks.
+object formats); ``docs/decisions/0009-git.md`` weighs it. ``process.py`` says what of a repository's own is off.
 """
 
 from __future__ import annotations
 
 import os
-import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
-from adaptool.errors import GitError, NotFetchedError, NotFoundError
+from adaptool.errors import GitError, NotFoundError
+from adaptool.git.process import STATE, Done, failure, objects_alone, run_git, state_of
+from adaptool.git.reader import OID, Reader, not_here
 
-SAFE = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "-c", "core.quotePath=false",
-        "--no-pager", "--no-optional-locks", "--no-replace-objects", "--literal-pathspecs")  # fmt: skip
-
-ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
-
-OWN = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-"""Set by git for its hooks: which repository is meant is said by a path here."""
-
-Done = subprocess.CompletedProcess[bytes]
-
-OID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+Kind = Literal["commit", "tree", "blob"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +64,12 @@ class Repository:
         """What git prints; GitError with its own words where it exits with another code."""
         done = self._git(*arguments)
         if done.returncode not in okay:
-            raise GitError(f"git {arguments[0]}: {_words(done.stderr)}")
+            raise failure(arguments[0], done.stderr)
         return done.stdout
 
     def line(self, *arguments: str) -> str:
         """The same, of one line."""
-        return self.run(*arguments).decode("utf-8", "surrogateescape").rstrip("\n")
+        return os.fsdecode(self.run(*arguments)).removesuffix("\n")
 
     @cached_property
     def common(self) -> Path:
@@ -92,12 +81,22 @@ class Repository:
         """Whether the history is cut off."""
         return self.line("rev-parse", "--is-shallow-repository") == "true"
 
+    @cached_property
+    def partial(self) -> bool:
+        """Whether objects may be missing that a remote has promised."""
+        keys = r"^(extensions\.partialclone|remote\..*\.(promisor|partialclonefilter))$"
+        return bool(self.run("config", "--get-regexp", keys, okay=(0, 1)))
+
     def commit(self, revision: str) -> str | None:
         """The commit that ``revision`` names, None where it names none."""
+        return self.resolve(revision, "commit")
+
+    def resolve(self, revision: str, kind: Kind) -> str | None:
+        """The object of that kind that ``revision`` names or leads to, None where it names none."""
         if not revision or revision.startswith("-") or "\0" in revision:
             return None
         found = self.run(
-            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", okay=(0, 1, 128)
+            "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{{kind}}}", okay=(0, 1, 128)
         )
         text = found.decode("ascii", "replace").strip()
         return text if OID.fullmatch(text) else None
@@ -107,6 +106,13 @@ class Repository:
         below = ["--", path] if path else []
         listed = self.run("ls-tree", "-r", "-z", "--full-tree", commit, *below)
         blobs = (_blob(entry) for entry in listed.split(b"\0") if entry)
+        return {blob.path: blob for blob in blobs}
+
+    def index(self, path: str = "", stage: int = 0) -> Mapping[str, Blob]:
+        """The same of what is staged; stages 1 to 3 are the common, our and their version of a conflict."""
+        below = ["--", path] if path else []
+        listed = (entry for entry in self.run("ls-files", "--stage", "-z", *below).split(b"\0") if entry)
+        blobs = (_blob(entry) for entry in listed if entry.partition(b"\t")[0].endswith(b" %d" % stage))
         return {blob.path: blob for blob in blobs}
 
     def merge_base(self, one: str, other: str) -> str | None:
@@ -120,12 +126,11 @@ class Repository:
         path → (before, after). A side in the working tree that is not in the index yet has an ``oid`` of zeros.
         Files that Git does not track are not among them.
         """
-        sides = [before] if after is None else [before, after]
-        raw = self.run("diff", "--raw", "-z", "--abbrev=64", "--no-renames", "--no-ext-diff", "--no-textconv",
-                       "--ignore-submodules=all", *sides, "--")  # fmt: skip
-        parts = raw.split(b"\0")[:-1]
-        pairs = zip(parts[::2], parts[1::2], strict=True)
-        return dict(_difference(head.decode("ascii"), os.fsdecode(path)) for head, path in pairs)
+        if after is None:
+            from adaptool.git.working import changed_here
+
+            return changed_here(self, before)
+        return differences(self.run(*DIFF, before, after, "--"))
 
     def untracked(self) -> tuple[str, ...]:
         """Files of the working tree that are neither tracked nor ignored."""
@@ -133,12 +138,19 @@ class Repository:
         return tuple(os.fsdecode(path) for path in listed.split(b"\0") if path)
 
     def log(self, *paths: str, revision: str = "HEAD", first_parent: bool = False) -> Iterator[Commit]:
-        """The commits that touched ``paths`` (all, without), the newest first; parents are those in the history."""
+        """The commits that touched ``paths`` (all, without), the newest first; parents are those in the history.
+
+        Of a HEAD that has no commit yet there are none.
+        """
         form = "%H%x00%P%x00%an%x00%ae%x00%aI%x00%s%x00"
         options = ["--first-parent"] if first_parent else []
-        told = self.run("log", "-z", f"--format={form}", "--no-show-signature", "--encoding=UTF-8", *options,
-                        "--end-of-options", revision, "--", *paths)  # fmt: skip
-        fields = told.decode("utf-8", "replace").split("\0")
+        done = self._git("log", "-z", f"--format={form}", "--no-show-signature", "--no-follow", "--encoding=UTF-8",
+                         *options, "--end-of-options", revision, "--", *paths)  # fmt: skip
+        if done.returncode:
+            if revision == "HEAD" and self.commit("HEAD") is None:
+                return
+            raise failure("log", done.stderr)
+        fields = done.stdout.decode("utf-8", "replace").split("\0")
         for i in range(0, len(fields) - 6, 7):
             oid, parents, author, email, date, subject = fields[i : i + 6]
             yield Commit(oid.strip("\n"), tuple(parents.split()), author, email, date, subject)
@@ -149,48 +161,67 @@ class Repository:
             "%(refname:strip=2)%00%(objectname)%00%(objecttype)%00%(*objectname)%00%(*objecttype)%00%(contents)%00%01"
         )
         told = self.run("for-each-ref", f"--format={form}", "refs/tags").decode("utf-8", "replace")
-        rows = (row.lstrip("\n").split("\0") for row in told.split("\1")[:-1])
+        rows = (row.lstrip("\n").split("\0") for row in told.split("\0\1\n"))
         return tuple(
             Tag(name, inner or oid, kind == "tag", text if kind == "tag" else "")
-            for name, oid, kind, inner, inner_kind, text, *_ in rows
+            for name, oid, kind, inner, inner_kind, text, *_ in (row for row in rows if len(row) > 5)
             if "commit" in (kind, inner_kind)
         )
 
     def read(self, oid: str, limit: int) -> bytes:
         """A blob, if it is no larger than ``limit`` bytes. Raises NotFetchedError where this clone lacks it."""
-        size = self.sizes([oid])[oid]
-        if size > limit:
-            raise GitError(f"object {oid}: {size} bytes, more than the {limit} such a file may have")
-        return self.run("cat-file", "blob", oid)
+        with self.reader() as reader:
+            return reader.read(oid, limit)
+
+    def reader(self) -> Reader:
+        """For many of them: ``with repository.reader() as reader``."""
+        return Reader(self.folder, self._objects)
 
     def sizes(self, oids: list[str]) -> Mapping[str, int]:
         """The size of every blob, from the object database. Raises NotFetchedError where this clone lacks one."""
-        done = self._git("cat-file", "--batch-check", asked="".join(f"{oid}\n" for oid in oids).encode("ascii"))
-        if done.returncode:
-            raise GitError(f"git cat-file: {_words(done.stderr)}")
-        answers = [line.split() for line in done.stdout.decode("ascii", "replace").splitlines()]
-        for answer in answers:
-            if answer[1] == "missing":
-                raise NotFetchedError(
-                    f"object {answer[0]} is not in this clone", hint="fetch the whole history: git fetch --unshallow"
-                )
-        return {oid: int(answer[2]) for oid, answer in zip(oids, answers, strict=True)}
+        with self.reader() as reader:
+            sizes = {oid: reader.size(oid) for oid in oids}
+        known = {oid: size for oid, size in sizes.items() if size is not None}
+        for oid in sizes.keys() - known.keys():
+            raise not_here(oid)
+        return known
 
     def copy(self, oid: str, out: Path) -> None:
-        """Write a blob into a file, without holding it in memory."""
+        """Write a blob into a new file, without holding it in memory."""
         with out.open("xb") as file:
-            done = self._git("cat-file", "blob", oid, into=file)
+            done = self._git("cat-file", "blob", oid, into=file, alone=True)
         if done.returncode:
-            raise NotFetchedError(f"object {oid} cannot be read: {_words(done.stderr)}")
+            raise not_here(oid) if self.partial or self.shallow else failure("cat-file", done.stderr)
 
-    def _git(self, *arguments: str, asked: bytes = b"", into: IO[bytes] | int = subprocess.PIPE) -> Done:
-        try:
-            return subprocess.run(
-                ["git", *SAFE, *arguments], cwd=self.folder, env=environment(), input=asked,
-                stdout=into, stderr=subprocess.PIPE, check=False,
-            )  # fmt: skip
-        except FileNotFoundError:
-            raise GitError("git is not installed", hint="install it: this needs the git command") from None
+    @cached_property
+    def state(self) -> Mapping[str, str]:
+        """What the hook we run in, if we do, was told of this repository."""
+        if not any(name in os.environ for name in STATE):
+            return {}
+        directory = os.fsdecode(run_git(self.folder, "rev-parse", "--absolute-git-dir").stdout).removesuffix("\n")
+        return state_of(Path(directory).resolve())
+
+    @cached_property
+    def _objects(self) -> Mapping[str, str]:
+        """Where objects are read: in a partial clone without its settings, so that nothing missing is fetched."""
+        if not self.partial:
+            return self.state
+        form = self.line("rev-parse", "--show-object-format")
+        return {**objects_alone(self.common / "objects", form), **self.state}
+
+    def _git(self, *arguments: str, into: IO[bytes] | int = -1, alone: bool = False) -> Done:
+        return run_git(self.folder, *arguments, into=into, variables=self._objects if alone else self.state)
+
+
+DIFF = ("diff", "--raw", "-z", "--abbrev=64", "--no-renames", "--no-ext-diff", "--no-textconv", "-O/dev/null",
+        "--ignore-submodules=all", "--end-of-options")  # fmt: skip
+
+
+def differences(raw: bytes) -> Mapping[str, tuple[Blob | None, Blob | None]]:
+    """What ``git diff --raw -z`` lists: path → (before, after)."""
+    parts = raw.split(b"\0")[:-1]
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return dict(_difference(head.decode("ascii"), os.fsdecode(path)) for head, path in pairs)
 
 
 def find_repository(path: Path) -> Repository | None:
@@ -217,21 +248,11 @@ def repository_of(path: Path) -> Repository:
     return found
 
 
-def environment() -> dict[str, str]:
-    """The environment git runs in."""
-    return {**{name: value for name, value in os.environ.items() if name not in OWN}, **ENVIRONMENT}
-
-
-def _words(stderr: bytes) -> str:
-    lines = stderr.decode("utf-8", "replace").strip().splitlines()
-    said = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines or ["it failed and said nothing"]
-    return said[0].removeprefix("fatal: ").removeprefix("error: ")
-
-
 def _blob(entry: bytes) -> Blob:
+    """One row of ls-tree (mode, kind, object) or ls-files (mode, object, stage)."""
     head, _, path = entry.partition(b"\t")
-    mode, _, oid = head.decode("ascii").split(" ")
-    return Blob(os.fsdecode(path), oid, mode)
+    mode, *words = head.decode("ascii").split()
+    return Blob(os.fsdecode(path), max(words, key=len), mode)
 
 
 def _difference(head: str, path: str) -> tuple[str, tuple[Blob | None, Blob | None]]:

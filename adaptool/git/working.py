@@ -1,0 +1,76 @@
+"""What the working tree changed, without running what a repository names as its filters.
+
+``git diff`` cleans a file through ``filter.<name>.clean``, any command at all, wherever its time stamp alone does not
+settle whether it changed. Here filters are off, and LFS, the one that adapters are kept with, is answered for by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from adaptool.errors import AdaptoolError
+from adaptool.git.pointers import LARGEST, Pointer, parse_pointer
+from adaptool.git.process import failure, run_git
+from adaptool.git.reader import Reader
+from adaptool.git.repository import DIFF, Blob, Repository, differences
+from adaptool.tensors.files import open_file
+
+CHUNK = 4 << 20
+
+FILTER = re.compile(r"(filter\..*)\.(?:clean|process|smudge|required)", re.DOTALL)
+
+
+def changed_here(repository: Repository, before: str) -> Mapping[str, tuple[Blob | None, Blob | None]]:
+    """The files that differ between a commit and the working tree; see ``Repository.changed``."""
+    variables = {**repository.state, **_without_filters(repository)}
+    done = run_git(repository.folder, *DIFF, before, "--", variables=variables)
+    if done.returncode:
+        raise failure("diff", done.stderr)
+    listed = differences(done.stdout)
+    with repository.reader() as reader:
+        return {path: sides for path, sides in listed.items() if not _same_content(repository, reader, *sides)}
+
+
+def _without_filters(repository: Repository) -> dict[str, str]:
+    """Variables that give every filter of the repository's settings an empty command."""
+    listed = repository.run("config", "--name-only", "-z", "--get-regexp", r"^filter\.", okay=(0, 1))
+    names = {found.group(1) for key in listed.split(b"\0") if (found := FILTER.fullmatch(os.fsdecode(key)))}
+    given = os.environ.get("GIT_CONFIG_COUNT", "")
+    first = int(given) if given.isdigit() else 0
+    off = [(f"{name}.{key}", value) for name in sorted(names)
+           for key, value in (("clean", ""), ("process", ""), ("required", "false"))]  # fmt: skip
+    variables = {"GIT_CONFIG_COUNT": str(first + len(off))}
+    for i, (key, value) in enumerate(off, first):
+        variables |= {f"GIT_CONFIG_KEY_{i}": key, f"GIT_CONFIG_VALUE_{i}": value}
+    return variables
+
+
+def _same_content(repository: Repository, reader: Reader, before: Blob | None, after: Blob | None) -> bool:
+    """Whether the file is what a pointer in the commit stands for."""
+    if before is None or after is None or before.mode != after.mode or after.oid.strip("0"):
+        return False
+    size = reader.size(before.oid)
+    if size is None or size >= LARGEST:
+        return False
+    pointer = parse_pointer(reader.read(before.oid, LARGEST))
+    return pointer is not None and is_content(repository.folder / before.path, pointer)
+
+
+def is_content(path: Path, pointer: Pointer) -> bool:
+    """Whether a file has the size and the SHA-256 that an LFS pointer tells."""
+    if pointer.kind != "lfs" or pointer.extended:
+        return False
+    try:
+        file = open_file(path)
+        if file.size != pointer.size:
+            return False
+        digest = hashlib.sha256()
+        for offset in range(0, file.size, CHUNK):
+            digest.update(file.read(offset, min(CHUNK, file.size - offset)))
+    except AdaptoolError:
+        return False
+    return digest.hexdigest() == pointer.oid
