@@ -77,15 +77,15 @@ def same_values(before: Entry, after: Entry) -> bool:
     return found is not None and found.distance == 0
 
 
-def rounded(before: Entry, after: Entry) -> bool:
-    """Whether ``after`` is ``before`` cast to its own, shorter float type, to nearest even."""
+def rounded(before: Entry, after: Entry, kind: DType) -> bool:
+    """Whether ``after`` holds ``before`` cast to ``kind``, to nearest even, in whatever type that is stored."""
     first, second = before.store[before.key], after.store[after.key]
     if first.shape != second.shape or not (first.dtype.mergeable and second.dtype.mergeable):
         return False
-    return first.dtype.bits > second.dtype.bits and all(
+    return first.dtype.bits > kind.bits <= second.dtype.bits and all(
         np.array_equal(
-            narrow(widen(before.store.read(before.key, start, stop), first.dtype), second.dtype),
-            after.store.read(after.key, start, stop),
+            widen(narrow(widen(before.store.read(before.key, start, stop), first.dtype), kind), kind),
+            widen(after.store.read(after.key, start, stop), second.dtype),
         )
         for start, stop in before.store.spans(before.key, CHUNK)
     )

@@ -8,11 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from adaptool.adapters.adapter import Adapter
-from adaptool.comparing.geometry import Geometry, Update, finite, geometry, same_geometry, together, update_of
+from adaptool.adapters.factors import Factors
+from adaptool.comparing.geometry import Geometry, Matrix, Update, finite, geometry, same_geometry, together, update_of
 from adaptool.comparing.result import EQUAL, ModuleChange, Place
 from adaptool.comparing.tensors import ratio
 from adaptool.summary.contents import LowRankModule, low_rank_modules, place_of
 from adaptool.summary.spectrum import module_spectrum
+
+ROUNDING = {"BF16": 2**-7, "F16": 2**-10}
+"""‖ΔW′ − ΔW‖/‖ΔW‖ that storing other factors of one ΔW in these types leaves: a few times half a unit in the last
+place. It counts as the same only where the factors moved MOVED times as far: training moves both alike."""
+
+MOVED = 8.0
 
 PARALLEL = 1e-11
 """1 − |cosine| of two updates that differ by a number alone: a sine of some 5·10⁻⁶, the rounding of float32 factors."""
@@ -28,8 +35,9 @@ class Likeness:
     """Each factor is the old one times a number."""
     parallel: bool
     """ΔW′ is ΔW times a number."""
-    origin: float | None
-    """How much more of the row space they share than chance would: 1 all, 0 what two random ones do; None not known."""
+    kinship: tuple[float | None, float | None]
+    """The cosines of B with B′ and of A with A′, element by element: training moves them little by little from where
+    they were, and another start shares nothing with them. None where one is zero, or the rank is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +115,36 @@ def _pair(old: LowRankModule, new: LowRankModule) -> Pair:
         likenesses.append(_likeness(first, second, part, factors=factors))
     likeness = Likeness(
         all(one.factors for one in likenesses), all(one.multiples for one in likenesses),
-        all(one.parallel for one in likenesses), likenesses[0].origin,
+        all(one.parallel for one in likenesses), likenesses[0].kinship,
     )  # fmt: skip
-    return Pair(_report(old, new, together(parts), same=likeness.factors), likeness)
+    found = together(parts)
+    return Pair(_report(old, new, found, same=likeness.factors, tolerance=_tolerance(old, new, found)), likeness)
 
 
-def _report(old: LowRankModule, new: LowRankModule, found: Geometry | None, *, same: bool) -> ModuleChange:
+def _tolerance(old: LowRankModule, new: LowRankModule, found: Geometry) -> float:
+    """How far apart two updates may be and still be one ΔW, as the types of their factors hold it."""
+    kinds = {
+        factors.store[key].dtype.name for m in (old, new) for factors in m.factors[:1] for key in (factors.a, factors.b)
+    }
+    most = max((ROUNDING[kind] for kind in kinds & ROUNDING.keys()), default=EQUAL)
+    close = EQUAL * found.norm_before < found.distance <= most * found.norm_before
+    if not close or found.used_before != found.used_after:
+        return EQUAL
+    moved = [_moved(one, two) for one, two in zip(old.factors, new.factors, strict=True)]
+    return most if max(moved) * found.norm_before >= MOVED * found.distance else EQUAL
+
+
+def _moved(one: Factors, two: Factors) -> float:
+    """How far the further of two factors is from what it was, relatively; 1 where the rank is another."""
+    pairs = list(zip(one.load("float64"), two.load("float64"), strict=True))
+    if one.rank != two.rank:
+        return 1.0
+    return max(float(np.linalg.norm(new - old) / (np.linalg.norm(old) or 1.0)) for old, new in pairs)
+
+
+def _report(
+    old: LowRankModule, new: LowRankModule, found: Geometry | None, *, same: bool, tolerance: float = EQUAL
+) -> ModuleChange:
     where, scales = place(old.name), (scale_of(old), scale_of(new))
     if found is None:  # not finite, or of two shapes: the very same numbers are the only sameness there is
         return ModuleChange(
@@ -121,7 +153,7 @@ def _report(old: LowRankModule, new: LowRankModule, found: Geometry | None, *, s
         )  # fmt: skip
     relative, norms = ratio(found.distance, found.norm_before), found.norm_before * found.norm_after
     return ModuleChange(
-        old.name, where, "same" if relative is not None and relative <= EQUAL else "changed",
+        old.name, where, "same" if relative is not None and relative <= tolerance else "changed",
         found.norm_before, found.norm_after, found.distance, relative, found.inner / norms if norms else None,
         found.column_angles, found.row_angles, old.rank, new.rank, found.used_before, found.used_after,
         *scales, same_factors=same,
@@ -132,10 +164,15 @@ def _likeness(first: Update, second: Update, found: Geometry, *, factors: bool) 
     norms = found.norm_before * found.norm_after
     multiples = factors or (_multiple(first.left, second.left) and _multiple(first.right, second.right))
     parallel = norms > 0 and 1 - abs(found.inner) / norms <= PARALLEL
-    return Likeness(factors, multiples, parallel or norms == found.distance == 0, _origin(first, second, found))
+    return Likeness(
+        factors,
+        multiples,
+        parallel or norms == found.distance == 0,
+        (_cosine(first.left, second.left), _cosine(first.right, second.right)),
+    )
 
 
-def _multiple(one: np.ndarray, two: np.ndarray) -> bool:
+def _multiple(one: Matrix, two: Matrix) -> bool:
     """Whether ``two`` is ``one`` times a number, to the rounding of float32."""
     if one.shape != two.shape:
         return False
@@ -146,19 +183,6 @@ def _multiple(one: np.ndarray, two: np.ndarray) -> bool:
     return float((rest * rest).sum()) <= EQUAL**2 * float((two * two).sum())
 
 
-def _origin(first: Update, second: Update, found: Geometry) -> float | None:
-    """Training moves A little from its random start, so what two A share says whether they have one origin.
-
-    Σcos²θ of the principal angles against its mean for random subspaces, r·r′/n. Where an update is still zero (B
-    is, before training) A itself is asked.
-    """
-    width = first.right.shape[1]
-    if found.row_angles:
-        shared = sum(np.cos(np.radians(angle)) ** 2 for angle in found.row_angles)
-        sizes = found.used_before, found.used_after
-    else:
-        one, two = (np.linalg.qr(update.right.T)[0] for update in (first, second))
-        shared = float(np.square(one.T @ two).sum())
-        sizes = one.shape[1], two.shape[1]
-    chance, most = sizes[0] * sizes[1] / width, min(sizes)
-    return float((shared - chance) / (most - chance)) if most - chance > 0.05 * most else None
+def _cosine(one: Matrix, two: Matrix) -> float | None:
+    norms = float(np.linalg.norm(one) * np.linalg.norm(two)) if one.shape == two.shape else 0.0
+    return float((one * two).sum()) / norms if norms else None

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.comparing.result import ConfigChange, Group, TensorChange, Verdict
-from adaptool.comparing.tensors import Entry, rounded
+from adaptool.comparing.tensors import Entry, rounded, same_values
 from adaptool.comparing.updates import Pair
+from adaptool.tensors.dtypes import BF16, F16, F32
 
-KINDRED_COSINE = 0.3
-"""Overall cosine from which two updates are taken to be kin: independent trainings stay within a few hundredths."""
+KINDRED_UPDATES = 0.8
+"""Cosine of all updates from which two are kin, whatever their factors: two runs on the same data stay below it."""
 
-KINDRED_ORIGIN = 0.5
-"""Mean share of the row space from which they are: A keeps most of the random start it was given."""
+KINDRED_FACTORS = 0.3
+"""Mean cosine of B with B′ and of A with A′ from which they are: those of another run have none to speak of. B decides
+where the start was the same and the data were not, for A keeps much of its start."""
 
 SEEN_IN_WEIGHTS = {
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules", "exclude_modules",
@@ -104,10 +106,11 @@ def _different(evidence: Evidence) -> tuple[Verdict, str]:
     if evidence.same_updates:
         return "changed", f"the weights are the same, but {_listed(evidence.beyond_weights)} changed what is computed"
     changed = [pair for pair in evidence.pairs if pair.change.state != "same"]
-    if not changed:
-        return "changed", f"every ΔW is the same; {_tensors(evidence.tensors)}"
     if (kind := _rounded_to(evidence)) is not None:
-        return "rounded", f"every tensor is the old one cast to {kind}: ΔW moved by {_percent(evidence.whole.relative)}"
+        moved = f": ΔW moved by {_percent(evidence.whole.relative)}" if evidence.whole.relative else ""
+        return "rounded", f"every tensor that differs is the old one cast to {kind}{moved}"
+    if not changed:
+        return "changed", "every ΔW is the same; " * bool(evidence.pairs) + _tensors(evidence.tensors)
     if any(pair.change.distance is None for pair in changed):
         bad = next(pair.change.module for pair in changed if pair.change.distance is None)
         return "changed", f"{bad} holds numbers that are not finite, and nothing can be said of its direction"
@@ -123,22 +126,27 @@ def _different(evidence: Evidence) -> tuple[Verdict, str]:
 
 
 def _kinship(evidence: Evidence, common: Sequence[Pair]) -> tuple[Verdict, str]:
-    """Continued training or another adapter: by the cosine of all updates, and by what their row spaces share."""
-    figures = f"distance {_percent(evidence.whole.relative)} of ‖ΔW‖, cosine {evidence.whole.cosine or 0.0:.3g}"
-    origins = [pair.likeness_of.origin for pair in common if pair.likeness_of.origin is not None]
-    origin = sum(origins) / len(origins) if origins else 0.0
+    """Continued training or another adapter: by the cosine of all updates, and by what is left of the factors."""
+    cosine = evidence.whole.cosine or 0.0
+    figures = f"distance {_percent(evidence.whole.relative)} of ‖ΔW‖, cosine {cosine:.3g}"
+    B, A = (_mean(pair.likeness_of.kinship[i] for pair in common) for i in (0, 1))
     if not evidence.whole.norm_before:
-        started = "from the same start" if origin >= KINDRED_ORIGIN else "from another start"
-        verdict: Verdict = "continued training" if origin >= KINDRED_ORIGIN else "other adapter"
-        return verdict, f"it was untrained before (every ΔW zero) and is trained now, {started}"
-    if (evidence.whole.cosine or 0.0) >= KINDRED_COSINE:
+        kin = A is not None and A >= KINDRED_FACTORS
+        started = "the same start" if kin else "another start"
+        return (
+            "continued training" if kin else "other adapter",
+            f"untrained before (every ΔW zero), trained now from {started}",
+        )
+    if cosine >= KINDRED_UPDATES:
         return "continued training", f"ΔW grew out of the old one: {figures}"
-    if origin >= KINDRED_ORIGIN:
-        return "continued training", f"from one start (the row spaces share {_percent(origin)}): {figures}"
-    return (
-        "other adapter",
-        f"ΔW is no continuation of the old one: {figures}, row spaces share {_percent(max(origin, 0))}",
-    )
+    if A is not None and B is not None and min(A, B) >= KINDRED_FACTORS:
+        return "continued training", f"its factors grew out of the old ones (cosines A {A:.2g}, B {B:.2g}): {figures}"
+    return "other adapter", f"ΔW is no continuation of the old one: {figures}"
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _rescaled(evidence: Evidence, common: Sequence[Pair]) -> str:
@@ -165,12 +173,9 @@ def _rounded_to(evidence: Evidence) -> str | None:
     one, two = evidence.before.store, evidence.after.store
     if set(one) != set(two):
         return None
-    kinds = {two[key].dtype.name for key in one if one[key].dtype != two[key].dtype}
-    same = (key for key in one if one[key].dtype == two[key].dtype)
-    if len(kinds) != 1 or any(one[key].dtype.mergeable and one[key].dtype.name not in kinds for key in same):
-        return None
-    cast = (key for key in one if one[key].dtype != two[key].dtype)
-    return kinds.pop() if all(rounded(Entry(one, key), Entry(two, key)) for key in cast) else None
+    moved = [key for key in one if not same_values(Entry(one, key), Entry(two, key))]
+    casts = (kind for kind in (BF16, F16, F32) if all(rounded(Entry(one, key), Entry(two, key), kind) for key in moved))
+    return next((kind.torch_name for kind in casts), None)
 
 
 def _same_scale(pair: Pair) -> bool:
@@ -182,8 +187,11 @@ def _modules(many: int) -> str:
 
 
 def _tensors(tensors: Sequence[TensorChange]) -> str:
-    told = _listed([tensor.name for tensor in tensors])
-    return f"{told} {'is' if len(tensors) == 1 else 'are'} not what {'it was' if len(tensors) == 1 else 'they were'}"
+    """What became of the tensors that differ, one clause a kind."""
+    said = {"changed": ("is not what it was", "are not what they were"), "added": ("is new", "are new"),
+            "removed": ("is gone", "are gone")}  # fmt: skip
+    kinds = {state: [tensor.name for tensor in tensors if tensor.state == state] for state in said}
+    return "; ".join(f"{_listed(names)} {said[state][len(names) > 1]}" for state, names in kinds.items() if names)
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -1,0 +1,112 @@
+"""Two adapters compared: the verdict on every kind of pair, and the figures against dense float64."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adaptool.adapters.adapter import open_adapter
+from adaptool.api import diff
+from adaptool.comparing.adapters import compare_adapters
+from adaptool.comparing.geometry import Update, geometry
+from adaptool.errors import UsageError
+from adaptool.summary.contents import low_rank_modules
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "fixtures"))
+from adapter_pairs import PAIRS
+
+FLOAT64_ROUNDOFF = 1e-9
+"""Of norms and cosines that a Gram matrix gives against those of the dense product."""
+
+DEGREES = 1e-3
+"""Of an angle near zero, whose cosine is 1 to half the digits."""
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_what_happened_between_two_adapters_is_named(name, tmp_path):
+    pair = PAIRS[name]
+    found = compare_adapters(open_adapter(pair.before(tmp_path / "a")), open_adapter(pair.after(tmp_path / "b")))
+    assert found.verdict in pair.verdicts, found.because
+    if pair.equal is not None:
+        assert found.equal is pair.equal, found.because
+    if pair.level is not None:
+        assert found.level == pair.level, found.reasons
+    assert found.because
+
+
+@pytest.mark.parametrize(
+    "name", ["trained 20 steps on", "another seed and other data", "turned: dora", "alpha doubled"]
+)
+def test_figures_are_those_of_the_dense_product(name, tmp_path):
+    before, after = PAIRS[name].before(tmp_path / "a"), PAIRS[name].after(tmp_path / "b")
+    found = diff(before, after)
+    old, new = _dense(before), _dense(after)
+    for change in found.modules:
+        one, two = old[change.module], new[change.module]
+        distance = np.linalg.norm(two - one)
+        assert change.norm_before == pytest.approx(np.linalg.norm(one), rel=FLOAT64_ROUNDOFF)
+        assert change.norm_after == pytest.approx(np.linalg.norm(two), rel=FLOAT64_ROUNDOFF)
+        assert change.distance == pytest.approx(distance, rel=FLOAT64_ROUNDOFF, abs=1e-14 * np.linalg.norm(one))
+        assert change.cosine == pytest.approx((one * two).sum() / np.linalg.norm(one) / np.linalg.norm(two))
+        assert change.column_angles == pytest.approx(_angles(one, two), abs=DEGREES)
+        assert change.row_angles == pytest.approx(_angles(one.T, two.T), abs=DEGREES)
+        assert change.used_before == np.linalg.matrix_rank(one, tol=1e-6 * np.linalg.norm(one, 2))
+    whole = np.linalg.norm([np.linalg.norm(old[m] - new[m]) for m in old])
+    assert found.distance == pytest.approx(whole, rel=FLOAT64_ROUNDOFF, abs=1e-13)
+
+
+def _dense(folder: Path) -> dict[str, np.ndarray]:
+    adapter = open_adapter(folder)
+    return {m.name: m.scale * np.matmul(*m.factors[0].load("float64")) for m in low_rank_modules(adapter)}
+
+
+def _angles(one: np.ndarray, two: np.ndarray) -> list[float]:
+    def basis(matrix: np.ndarray) -> np.ndarray:
+        u, values, _ = np.linalg.svd(matrix)
+        return u[:, : int((values > 1e-6 * values[0]).sum())]
+
+    cosines = np.linalg.svd(basis(one).T @ basis(two), compute_uv=False)
+    return list(np.degrees(np.arccos(np.clip(cosines, 0, 1))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(-14, 0), st.integers(1, 6), st.integers(1, 6))
+def test_a_small_distance_keeps_its_digits(seed, exponent, rank, other_rank):
+    """Where ΔW′ is ΔW turned and moved by 10^exponent, the difference of squares would have lost it."""
+    rng = np.random.default_rng(seed)
+    m, n = rng.integers(8, 40, 2)
+    before = Update(rng.standard_normal((m, rank)), rng.standard_normal((rank, n)), 1.5)
+    turn = rng.standard_normal((rank, rank)) + 3 * np.eye(rank)
+    extra = 10.0**exponent * rng.standard_normal((m, other_rank))
+    left = np.hstack([before.left @ turn, extra])
+    right = np.vstack([np.linalg.inv(turn) @ before.right, rng.standard_normal((other_rank, n))])
+    after = Update(left, right, 1.5)
+    expected = 1.5 * np.linalg.norm(left[:, rank:] @ right[rank:])
+    assert geometry(before, after).distance == pytest.approx(
+        expected, rel=1e-3, abs=1e-12 * geometry(before, after).norm_before
+    )
+
+
+@given(st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_comparing_is_symmetric(seed):
+    rng = np.random.default_rng(seed)
+    one, two = (Update(rng.standard_normal((20, r)), rng.standard_normal((r, 12)), s) for r, s in ((3, 2.0), (5, 0.5)))
+    there, back = geometry(one, two), geometry(two, one)
+    assert (there.norm_before, there.used_before) == pytest.approx((back.norm_after, back.used_after))
+    assert (there.distance, there.inner) == pytest.approx((back.distance, back.inner))
+    assert there.column_angles == pytest.approx(back.column_angles)
+
+
+def test_an_adapter_is_not_put_against_a_model(tmp_path):
+    adapter = PAIRS["alpha doubled"].before(tmp_path / "a")
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match="an adapter and"):
+        diff(adapter, model)
