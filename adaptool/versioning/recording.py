@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adaptool import __version__
 from adaptool.adapters.adapter import Adapter, open_adapter
+from adaptool.comparing.contents import Contents, TensorContent, vocabulary_of
 from adaptool.summary.beside import kind_of
 from adaptool.versioning.hashing import hash_weights
 from adaptool.versioning.naming import name_of
@@ -47,6 +48,7 @@ def record_of(folder: Path, previous: Record | None = None) -> Record:
     new = Record(
         name=name_of(folder), version=FIRST, peft_type=adapter.config.peft_type, base=Base(None),
         content=Content(config_digest(adapter.config), weights_digest(digests)), tensors=tensors, files=tuple(files),
+        vocabulary=vocabulary_of(adapter),
     )  # fmt: skip
     if previous is None:
         return replace(new, base=base_of(adapter))
@@ -90,3 +92,12 @@ def _is_shipped(name: str) -> bool:
 def write_record(folder: Path, text: str) -> None:
     """Put a manifest beside an adapter, whole or not at all."""
     write_text(folder / MANIFEST_NAME, text)
+
+
+def contents_of_record(record: Record) -> Contents:
+    """What a change is judged by, from the manifest alone; of the config it has the digest only."""
+    return Contents(
+        record.peft_type, record.base.name, record.base.revision, None, record.content.config,
+        {name: TensorContent(tensor.dtype, tensor.shape, tensor.digest) for name, tensor in record.tensors.items()},
+        record.vocabulary, frozenset((parent.relation, parent.name) for parent in record.parents), record.base.digest,
+    )  # fmt: skip
