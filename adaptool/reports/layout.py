@@ -20,6 +20,8 @@ ANSI = {"title": "1", "heading": "1;36", "label": "2", "dim": "2", "good": "32",
 LABEL = 16
 """Columns before a fact's value: with them a SHA-256 just fits 80."""
 INDENT = "  "
+COMBINED = 4
+"""Characters that a column may hold: a letter and its marks."""
 GAP = 2
 ELASTIC_ENOUGH, ELASTIC_MINIMUM = 20, 12
 
@@ -79,8 +81,8 @@ def cells(text: str) -> int:
 
 
 def elided(text: str, width: int) -> str:
-    """``text`` in at most ``width`` columns, its middle replaced by … where it is longer."""
-    if cells(text) <= width:
+    """``text`` in at most ``width`` columns, its middle replaced by … where it is longer, be it in combining marks."""
+    if len(text) <= COMBINED * width and cells(text) <= width:
         return text
     head, tail = text[: (width - 1) // 2], text[len(text) - width // 2 :]
     while cells(head) + 1 + cells(tail) > width:
@@ -105,9 +107,10 @@ def table(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Li
     body = [row if isinstance(row, tuple) else [visible(text) for text in row] for row in rows]
     widths = _fitting(columns, [row for row in body if isinstance(row, list)], width)
     spare = width - len(INDENT) - sum(widths.values()) - GAP * (len(widths) - 1)
-    for i in widths:
-        if columns[i].elastic and spare < 0:
-            widths[i] = max(ELASTIC_MINIMUM, widths[i] + spare)
+    for i in sorted((i for i in widths if columns[i].elastic), key=lambda i: -widths[i]):
+        if spare < 0 and widths[i] > ELASTIC_MINIMUM:
+            given = min(-spare, widths[i] - ELASTIC_MINIMUM)
+            widths[i], spare = widths[i] - given, spare + given
 
     def line(texts: Sequence[str], style: Style = "") -> Line:
         parts = (Span(_aligned(texts[i], widths[i], columns[i].right), style or columns[i].style) for i in widths)
