@@ -11,9 +11,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from adaptool.errors import FormatError, NotFetchedError
-from adaptool.git.pointers import Pointer
 from adaptool.git.repository import Repository
 from adaptool.git.working import is_content
+from adaptool.tensors.pointers import Pointer
 
 MOST_ALTERNATES = 64
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from adaptool.errors import AdaptoolError
-from adaptool.git.pointers import LARGEST, Pointer, parse_pointer
 from adaptool.git.process import failure, run_git
 from adaptool.git.reader import Reader
 from adaptool.git.repository import DIFF, Blob, Repository, differences
 from adaptool.tensors.files import open_file
+from adaptool.tensors.pointers import LARGEST, Pointer, parse_pointer
 
 CHUNK = 4 << 20
 

@@ -23,6 +23,7 @@ from adaptool.tensors.filestore import FileStore
 from adaptool.tensors.ggml.codec import HeaderReader
 from adaptool.tensors.ggml.types import GGMLType, type_of_id
 from adaptool.tensors.ggml.values import KeyValues, Value, ValueType
+from adaptool.tensors.pointers import refuse_pointer
 from adaptool.tensors.store import Extent, TensorInfo
 from adaptool.tensors.views import Joined
 
@@ -110,11 +111,8 @@ def open_single(path: Path) -> GgufFile:
 def _parsed(path: Path, handle: FileHandle) -> GgufFile:
     reader = HeaderReader(handle)
     if handle.size < 24 or reader.take(4) != MAGIC:
-        pointer = handle.size < 1024 and handle.read(0, handle.size).startswith(b"version ")
-        raise FormatError(
-            f"{path}: {'a Git LFS pointer, not the model' if pointer else 'not a GGUF file'}",
-            hint="fetch it with: git lfs pull" if pointer else None,
-        )
+        refuse_pointer(handle, "the model")
+        raise FormatError(f"{path}: not a GGUF file")
     version = reader.number(ValueType.UINT32)
     if version not in VERSIONS:
         swapped = struct.unpack(">I", struct.pack("<I", version))[0] in VERSIONS

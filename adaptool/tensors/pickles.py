@@ -25,6 +25,7 @@ from adaptool.tensors.files import FileHandle, open_file
 from adaptool.tensors.filestore import FileStore
 from adaptool.tensors.legacy import Span, read_legacy, refuse_plain
 from adaptool.tensors.opcodes import PICKLE_LIMIT, interpret
+from adaptool.tensors.pointers import refuse_pointer
 from adaptool.tensors.safetensors import open_sharded
 from adaptool.tensors.sniff import sniff
 from adaptool.tensors.store import Extent, Store, TensorInfo
@@ -46,7 +47,6 @@ _WRAPPERS = ("state_dict", "model")
 
 _OTHER_KINDS = {
     "safetensors": ("is safetensors, whatever its name says", "rename it to end in .safetensors"),
-    "lfs-pointer": ("a Git LFS pointer, not the weights", "fetch them with: git lfs pull"),
     "gguf": ("is GGUF, whatever its name says", "rename it to end in .gguf"),
     "unknown": ("not a file of torch.save", "the file is truncated, damaged or something else: fetch it again"),
 }
@@ -124,6 +124,7 @@ def _refuse_kind(handle: FileHandle, kind: str) -> NoReturn:
     if handle.size >= 262 and handle.read(257, 5) == b"ustar":
         hint = "load it with torch.load and save it again where it was made"
         raise UnsupportedError(f"{handle.path}: a tar archive, as torch.save wrote before PyTorch 0.2", hint=hint)
+    refuse_pointer(handle)
     what, hint = _OTHER_KINDS[kind]
     raise FormatError(f"{handle.path}: {what}", hint=hint)
 

@@ -23,6 +23,7 @@ from adaptool.tensors.dtypes import DTYPES, Array
 from adaptool.tensors.files import FileHandle, open_file
 from adaptool.tensors.filestore import FileStore
 from adaptool.tensors.jsons import parse_json
+from adaptool.tensors.pointers import LARGEST, refuse_pointer
 from adaptool.tensors.store import Extent, Store, TensorInfo
 from adaptool.tensors.views import Joined, Selected
 
@@ -114,9 +115,8 @@ def open_safetensors(path: Path) -> SafetensorsFile:
 
 def _read_header(path: Path, handle: FileHandle) -> tuple[int, bytes]:
     prefix = handle.read(0, min(8, handle.size))
-    if prefix.startswith(b"version "):
-        hint = "fetch them with: git lfs pull"
-        raise FormatError(f"{path}: a Git LFS pointer, not the weights", hint=hint, defect="lfs-pointer")
+    if handle.size < LARGEST:
+        refuse_pointer(handle)
     if len(prefix) < 8:
         raise FormatError(
             f"{path}: {handle.size} bytes, too short to be safetensors",

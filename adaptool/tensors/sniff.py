@@ -22,7 +22,7 @@ def sniff(path: Path) -> str:
     """What the file holds, never judged by its extension.
 
     One of: ``safetensors``, ``torch-zip`` (torch.save since 1.6), ``torch-legacy`` (before),
-    ``pickle`` (any other), ``lfs-pointer``, ``gguf``, ``unknown``. That it is sound is not promised.
+    ``pickle`` (any other), ``lfs-pointer`` (or Xet's), ``gguf``, ``unknown``. That it is sound is not promised.
     """
     handle = open_file(path)
     try:
@@ -35,7 +35,7 @@ def _kind(handle: FileHandle) -> str:
     head = handle.read(0, min(_ENDS, handle.size))
     if head.startswith(b"GGUF"):
         return "gguf"
-    if head.startswith(b"version https://git-lfs"):
+    if head.startswith((b"version https://git-lfs", b"# xet version ")):
         return "lfs-pointer"
     if head.startswith(b"PK\3\4"):
         start = max(0, handle.size - _ENDS)

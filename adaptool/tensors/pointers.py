@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from adaptool.errors import NotFetchedError
+from adaptool.tensors.files import FileHandle
 
 LARGEST = 1024
 """Bytes: a pointer is smaller."""
@@ -19,6 +23,9 @@ LFS = re.compile(
     rb"size (\d{1,18})(?:\r?\n)?"
 )
 XET = re.compile(rb"# xet version 0\r?\n(?:filesize = (\d{1,18})\r?\n|hash = '([0-9a-f]{64})'\r?\n?){2}")
+
+FETCHED_BY: dict[Path, str] = {}
+"""The command that fetches what a pointer stands for, where whoever laid it out knows better than "git lfs pull"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +50,23 @@ def parse_pointer(content: bytes) -> Pointer | None:
     if found is None or None in found.groups():
         return None
     return Pointer(found.group(2).decode("ascii"), int(found.group(1)), "xet")
+
+
+def pointer_in(handle: FileHandle) -> Pointer | None:
+    """The pointer that an open file is, None where it is something else."""
+    return parse_pointer(handle.read(0, handle.size)) if handle.size < LARGEST else None
+
+
+def refuse_pointer(handle: FileHandle, what: str = "the weights") -> None:
+    """Raise NotFetchedError where a file is a pointer, well-formed or not, and ``what`` was meant to be there."""
+    head = handle.read(0, min(LARGEST, handle.size))
+    if not head.startswith((b"version https://git-lfs", b"# xet version ")):
+        return
+    pointer = pointer_in(handle)
+    size = f" of {pointer.size:,} bytes" if pointer else ""
+    name, command = ("Xet", "git xet checkout") if head.startswith(b"#") else ("Git LFS", "git lfs pull")
+    raise NotFetchedError(
+        f"{handle.path}: a {name} pointer, not {what}{size}: not fetched",
+        hint=f"fetch them with: {FETCHED_BY.get(handle.path, command)}",
+        defect="lfs-pointer",
+    )
