@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adaptool.adapters.adapter import open_adapter
 from adaptool.api import diff
 from adaptool.comparing.adapters import compare_adapters
-from adaptool.comparing.geometry import Update, geometry
+from adaptool.comparing.geometry import Update, geometry, joint
 from adaptool.errors import UsageError
 from adaptool.summary.contents import low_rank_modules
 
@@ -87,9 +87,8 @@ def test_a_small_distance_keeps_its_digits(seed, exponent, rank, other_rank):
     right = np.vstack([np.linalg.inv(turn) @ before.right, rng.standard_normal((other_rank, n))])
     after = Update(left, right, 1.5)
     expected = 1.5 * np.linalg.norm(left[:, rank:] @ right[rank:])
-    assert geometry(before, after).distance == pytest.approx(
-        expected, rel=1e-3, abs=1e-12 * geometry(before, after).norm_before
-    )
+    found = geometry(joint(before, after))
+    assert found.distance == pytest.approx(expected, rel=1e-3, abs=1e-12 * found.norm_before)
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -97,7 +96,7 @@ def test_a_small_distance_keeps_its_digits(seed, exponent, rank, other_rank):
 def test_comparing_is_symmetric(seed):
     rng = np.random.default_rng(seed)
     one, two = (Update(rng.standard_normal((20, r)), rng.standard_normal((r, 12)), s) for r, s in ((3, 2.0), (5, 0.5)))
-    there, back = geometry(one, two), geometry(two, one)
+    there, back = geometry(joint(one, two)), geometry(joint(two, one))
     assert (there.norm_before, there.used_before) == pytest.approx((back.norm_after, back.used_after))
     assert (there.distance, there.inner) == pytest.approx((back.distance, back.inner))
     assert there.column_angles == pytest.approx(back.column_angles)

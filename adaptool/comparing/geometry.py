@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from adaptool.adapters.factors import Factors
 from adaptool.summary.spectrum import product_singular_values
+from adaptool.tensors.dtypes import F64, Floats
 
 Matrix = NDArray[np.float64]
 
@@ -44,38 +45,64 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """ΔW = scale·left@right, left (m, r), right (r, n)."""
+    """ΔW = scale·left@right, left (m, r), right (r, n); float32 or float64."""
 
-    left: Matrix
-    right: Matrix
+    left: Floats
+    right: Floats
     scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Joint:
+    """Two updates of one (m, n), side by side in float64, and their factors' Gram matrices: all else is in these."""
+
+    lefts: Matrix
+    """[B B′], (m, r + r′)."""
+    rights: Matrix
+    """[A; A′], (r + r′, n)."""
+    columns: Matrix
+    """leftsᵀ@lefts."""
+    rows: Matrix
+    """rights@rightsᵀ."""
+    rank: int
+    scales: tuple[float, float]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every number of both is one: a Gram matrix has NaN or Inf where a factor has."""
+        return bool(np.isfinite(self.columns).all() and np.isfinite(self.rows).all())
+
+    @property
+    def factor_cosines(self) -> tuple[float | None, float | None]:
+        """The cosines of B with B′ and of A with A′, element by element; None where one is zero, or another rank."""
+        return _cosine(self.columns, self.rank), _cosine(self.rows, self.rank)
 
 
 def update_of(factors: Factors, scale: float) -> Update:
     """The factors of one matrix, read."""
-    left, right = factors.load("float64")
-    return Update(np.ascontiguousarray(left), np.ascontiguousarray(right), scale)
+    infos = factors.store.infos
+    wide = any(infos[key].dtype == F64 for key in (factors.a, factors.b))
+    return Update(*factors.load("float64" if wide else "float32"), scale)
 
 
-def finite(update: Update) -> bool:
-    """Whether every number of it is one."""
-    return bool(np.isfinite(update.left).all() and np.isfinite(update.right).all())
+def joint(before: Update, after: Update) -> Joint:
+    """Put two updates side by side."""
+    r, both = before.left.shape[1], before.left.shape[1] + after.left.shape[1]
+    lefts, rights = np.empty((len(before.left), both)), np.empty((both, before.right.shape[1]))
+    lefts[:, :r], lefts[:, r:] = before.left, after.left
+    rights[:r], rights[r:] = before.right, after.right
+    with np.errstate(invalid="ignore"):
+        return Joint(lefts, rights, lefts.T @ lefts, rights @ rights.T, r, (before.scale, after.scale))
 
 
-def geometry(before: Update, after: Update) -> Geometry:
-    """Compare two updates of one (m, n), of any two ranks."""
-    r = before.left.shape[1]
-    lefts = np.hstack([before.left, after.left])
-    rights = np.vstack([before.right, after.right])
-    columns, rows = lefts.T @ lefts, rights @ rights.T
-    products = columns * rows
-    one = _norm(before, float(products[:r, :r].sum()))
-    two = _norm(after, float(products[r:, r:].sum()))
-    inner = before.scale * after.scale * float(products[:r, r:].sum())
+def geometry(pair: Joint) -> Geometry:
+    """Compare two updates of any two ranks, all their numbers finite."""
+    r, columns, rows = pair.rank, pair.columns, pair.rows
+    one = _norm(pair.lefts[:, :r], pair.rights[:r], columns[:r, :r], rows[:r, :r], pair.scales[0])
+    two = _norm(pair.lefts[:, r:], pair.rights[r:], columns[r:, r:], rows[r:, r:], pair.scales[1])
+    inner = pair.scales[0] * pair.scales[1] * float((columns[:r, r:] * rows[:r, r:]).sum())
     square, largest = one**2 + two**2 - 2 * inner, max(one, two) ** 2
-    apart = (
-        _close_distance(before, after, columns[:r, :r], columns[:r, r:]) if square < CANCELS * largest else square**0.5
-    )
+    apart = _close_distance(pair) if square < CANCELS * largest else square**0.5
     first = _directions(columns[:r, :r], rows[:r, :r]) if one else None
     second = _directions(columns[r:, r:], rows[r:, r:]) if two else None
     if first is None or second is None:
@@ -88,13 +115,16 @@ def geometry(before: Update, after: Update) -> Geometry:
     )  # fmt: skip
 
 
-def same_geometry(update: Update) -> Geometry:
-    """An update against itself."""
-    columns, rows = update.left.T @ update.left, update.right @ update.right.T
-    norm = _norm(update, float((columns * rows).sum()))
+def unmoved(update: Update) -> Geometry | None:
+    """An update against itself; None where a number of it is none."""
+    left, right = update.left.astype(np.float64, copy=False), update.right.astype(np.float64, copy=False)
+    with np.errstate(invalid="ignore"):
+        columns, rows = left.T @ left, right @ right.T
+    if not (np.isfinite(columns).all() and np.isfinite(rows).all()):
+        return None
+    norm = _norm(left, right, columns, rows, update.scale)
     used = _directions(columns, rows)[0].shape[1] if norm else 0
-    still = (0.0,) * used
-    return Geometry(norm, norm, norm**2, 0.0, still, still, used, used)
+    return Geometry(norm, norm, norm**2, 0.0, (0.0,) * used, (0.0,) * used, used, used)
 
 
 def together(parts: Sequence[Geometry]) -> Geometry:
@@ -110,24 +140,33 @@ def together(parts: Sequence[Geometry]) -> Geometry:
     )  # fmt: skip
 
 
-def _norm(update: Update, square: float) -> float:
+def _norm(left: Matrix, right: Matrix, columns: Matrix, rows: Matrix, scale: float) -> float:
     """‖s·left@right‖ from the sum of products, or exactly where the factors cancel each other in it."""
-    bound = float(np.square(update.left).sum() * np.square(update.right).sum())
-    if square <= 1e-10 * bound:
-        square = float(np.square(product_singular_values(update.left, update.right)).sum())
-    return abs(update.scale) * max(square, 0.0) ** 0.5
+    square = float((columns * rows).sum())
+    if square <= 1e-10 * float(np.trace(columns) * np.trace(rows)):
+        square = float(np.square(product_singular_values(left, right)).sum())
+    return abs(scale) * max(square, 0.0) ** 0.5
 
 
-def _close_distance(before: Update, after: Update, own: Matrix, cross: Matrix) -> float:
+def _cosine(gram: Matrix, r: int) -> float | None:
+    if len(gram) != 2 * r:
+        return None
+    norms = float(np.trace(gram[:r, :r]) * np.trace(gram[r:, r:])) ** 0.5
+    return float(np.trace(gram[:r, r:])) / norms if norms else None
+
+
+def _close_distance(pair: Joint) -> float:
     """‖ΔW′ − ΔW‖ without cancellation, whatever T is: with B′ = BT + E and F = s′TA′ − sA it is ‖BF + s′EA′‖.
 
     T is the least-squares fit, so E is orthogonal to B and the two terms are to each other: both small, neither
     taking from the other.
     """
-    fit: Matrix = np.linalg.pinv(own, rcond=1e-13, hermitian=True) @ cross
-    rest = after.scale * (after.left - before.left @ fit)
-    moved = after.scale * (fit @ after.right) - before.scale * before.right
-    lefts, rights = np.hstack([before.left, rest]), np.vstack([moved, after.right])
+    r, (scale, scale_after) = pair.rank, pair.scales
+    fit: Matrix = np.linalg.pinv(pair.columns[:r, :r], rcond=1e-13, hermitian=True) @ pair.columns[:r, r:]
+    B, A, A_after = pair.lefts[:, :r], pair.rights[:r], pair.rights[r:]
+    E = scale_after * (pair.lefts[:, r:] - B @ fit)
+    F = scale_after * (fit @ A_after) - scale * A
+    lefts, rights = np.hstack([B, E]), np.vstack([F, A_after])
     return max(float(((lefts.T @ lefts) * (rights @ rights.T)).sum()), 0.0) ** 0.5
 
 

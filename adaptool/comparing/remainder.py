@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.names import FULL
-from adaptool.comparing.result import TensorChange
+from adaptool.comparing.result import State, TensorChange
 from adaptool.comparing.tensors import Entry, apart, same_values
 from adaptool.comparing.updates import is_lora, place, scale_of
 from adaptool.summary.contents import low_rank_modules, saved_tensors
@@ -52,5 +52,5 @@ def _one_sided(name: str, entry: Entry, *, added: bool) -> TensorChange:
     info = entry.store[entry.key]
     mine, none = (info.dtype.name, info.shape), (None, None)
     (dtype1, shape1), (dtype2, shape2) = (none, mine) if added else (mine, none)
-    state = "added" if added else "removed"
+    state: State = "added" if added else "removed"
     return TensorChange(name, place(name), state, dtype1, dtype2, shape1, shape2, None, None, None, None)

@@ -9,13 +9,13 @@ import numpy as np
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.factors import Factors
-from adaptool.comparing.geometry import Geometry, Matrix, Update, finite, geometry, same_geometry, together, update_of
+from adaptool.comparing.geometry import Geometry, Update, geometry, joint, together, unmoved, update_of
 from adaptool.comparing.result import EQUAL, ModuleChange, Place
 from adaptool.comparing.tensors import ratio
 from adaptool.summary.contents import LowRankModule, low_rank_modules, place_of
 from adaptool.summary.spectrum import module_spectrum
 
-ROUNDING = {"BF16": 2**-7, "F16": 2**-10}
+ROUNDING = {"BF16": 2**-7, "F16": 2**-10, "F32": 2**-17}
 """‖ΔW′ − ΔW‖/‖ΔW‖ that storing other factors of one ΔW in these types leaves: a few times half a unit in the last
 place. It counts as the same only where the factors moved MOVED times as far: training moves both alike."""
 
@@ -101,24 +101,43 @@ def _alone(module: LowRankModule, adapter: Adapter, state: str) -> Pair:
 def _pair(old: LowRankModule, new: LowRankModule) -> Pair:
     if old.shape != new.shape or len(old.factors) != len(new.factors):
         return Pair(_report(old, new, None, same=False), misfit=True)
-    parts: list[Geometry] = []
-    likenesses: list[Likeness] = []
-    for one, two in zip(old.factors, new.factors, strict=True):
-        first, second = update_of(one, scale_of(old)), update_of(two, scale_of(new))
-        factors = np.array_equal(first.left, second.left, equal_nan=True) and np.array_equal(
-            first.right, second.right, equal_nan=True
-        )
-        if not (finite(first) and finite(second)):
-            return Pair(_report(old, new, None, same=factors and first.scale == second.scale))
-        part = same_geometry(first) if factors and first.scale == second.scale else geometry(first, second)
-        parts.append(part)
-        likenesses.append(_likeness(first, second, part, factors=factors))
+    measured = [
+        _measured(one, two, scale_of(old), scale_of(new)) for one, two in zip(old.factors, new.factors, strict=True)
+    ]
+    known = [part for part in measured if part[0] is not None]
+    same = all(likeness.factors for _, likeness in measured)
+    if len(known) < len(measured):
+        return Pair(_report(old, new, None, same=same and scale_of(old) == scale_of(new)))
     likeness = Likeness(
-        all(one.factors for one in likenesses), all(one.multiples for one in likenesses),
-        all(one.parallel for one in likenesses), likenesses[0].kinship,
+        same, all(part.multiples for _, part in measured), all(part.parallel for _, part in measured),
+        measured[0][1].kinship,
     )  # fmt: skip
-    found = together(parts)
-    return Pair(_report(old, new, found, same=likeness.factors, tolerance=_tolerance(old, new, found)), likeness)
+    found = together([part for part, _ in measured if part is not None])
+    return Pair(_report(old, new, found, same=same, tolerance=_tolerance(old, new, found)), likeness)
+
+
+def _measured(old: Factors, new: Factors, before: float, after: float) -> tuple[Geometry | None, Likeness]:
+    """One matrix of a module: None for its geometry where a number is no number."""
+    first, second = update_of(old, before), update_of(new, after)
+    same = _same(first, second)
+    if same and before == after:
+        return unmoved(first), Likeness(factors=True, multiples=True, parallel=True, kinship=(1.0, 1.0))
+    pair = joint(first, second)
+    if not pair.finite:
+        return None, Likeness(same, multiples=False, parallel=False, kinship=(None, None))
+    found, cosines = geometry(pair), pair.factor_cosines
+    norms = found.norm_before * found.norm_after
+    parallel = norms > 0 and 1 - abs(found.inner) / norms <= PARALLEL
+    multiples = all(cosine is not None and 1 - abs(cosine) <= PARALLEL for cosine in cosines)
+    return found, Likeness(same, same or multiples, parallel or norms == found.distance == 0, cosines)
+
+
+def _same(first: Update, second: Update) -> bool:
+    """Whether two updates have the very same factors."""
+    pairs = ((first.left, second.left), (first.right, second.right))
+    return all(
+        one.shape == two.shape and np.array_equal(one[:1], two[:1], equal_nan=True) for one, two in pairs
+    ) and all(np.array_equal(one, two, equal_nan=True) for one, two in pairs)
 
 
 def _tolerance(old: LowRankModule, new: LowRankModule, found: Geometry) -> float:
@@ -158,31 +177,3 @@ def _report(
         found.column_angles, found.row_angles, old.rank, new.rank, found.used_before, found.used_after,
         *scales, same_factors=same,
     )  # fmt: skip
-
-
-def _likeness(first: Update, second: Update, found: Geometry, *, factors: bool) -> Likeness:
-    norms = found.norm_before * found.norm_after
-    multiples = factors or (_multiple(first.left, second.left) and _multiple(first.right, second.right))
-    parallel = norms > 0 and 1 - abs(found.inner) / norms <= PARALLEL
-    return Likeness(
-        factors,
-        multiples,
-        parallel or norms == found.distance == 0,
-        (_cosine(first.left, second.left), _cosine(first.right, second.right)),
-    )
-
-
-def _multiple(one: Matrix, two: Matrix) -> bool:
-    """Whether ``two`` is ``one`` times a number, to the rounding of float32."""
-    if one.shape != two.shape:
-        return False
-    square, inner = float((one * one).sum()), float((one * two).sum())
-    if square == 0:
-        return not two.any()
-    rest = two - (inner / square) * one
-    return float((rest * rest).sum()) <= EQUAL**2 * float((two * two).sum())
-
-
-def _cosine(one: Matrix, two: Matrix) -> float | None:
-    norms = float(np.linalg.norm(one) * np.linalg.norm(two)) if one.shape == two.shape else 0.0
-    return float((one * two).sum()) / norms if norms else None
