@@ -33,6 +33,7 @@ from adaptool.tensors.files import open_file
 
 FILE_NAME, PROJECT_NAME = "adaptool.toml", "pyproject.toml"
 LIMIT = 4 << 20
+TABLES = {"validate", "version"}
 
 
 @dataclass(frozen=True)
@@ -61,16 +62,23 @@ def find_settings(folder: Path) -> Settings:
     return Settings()
 
 
+def find_table(folder: Path, name: str) -> tuple[Path, Mapping[str, Any]] | None:
+    """Another table of those files, such as ``version``, and the file it is in: found where ``find_settings`` looks."""
+    for place in (folder, *folder.parents):
+        for file in (place / FILE_NAME, place / PROJECT_NAME):
+            table = _document(file).get(name) if file.is_file() else None
+            if table is not None and not isinstance(table, dict):
+                raise UsageError(f"{file}: {name} must be a table")
+            if table is not None:
+                return file, table
+        if (place / FILE_NAME).is_file() or (place / ".git").exists():
+            break
+    return None
+
+
 def read_settings(path: Path) -> Settings:
     """The settings in one file; UsageError says what in it is wrong. A pyproject.toml without any gives none."""
-    try:
-        document = tomllib.loads(open_file(path).read_all(LIMIT).decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not TOML: {error}") from None
-    if path.name == PROJECT_NAME:
-        document = document.get("tool", {}).get("adaptool", {})
-    else:
-        _known(document, {"validate"}, f"{path}")
+    document = _document(path)
     table = document.get("validate")
     if table is None:
         return Settings()
@@ -87,6 +95,20 @@ def read_settings(path: Path) -> Settings:
         tuple(_texts(table, "for", where)), _max_rank(table, where), _fail_on(table, where),
         None if baseline is None else path.parent / baseline, tuple(_allowances(table, where)),
     )  # fmt: skip
+
+
+def _document(path: Path) -> Mapping[str, Any]:
+    """The tables of one file that are adaptool's, by their names."""
+    try:
+        document = tomllib.loads(open_file(path).read_all(LIMIT).decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from None
+    if path.name != PROJECT_NAME:
+        _known(document, TABLES, f"{path}")
+        return document
+    tool = document.get("tool", {})
+    own = tool.get("adaptool", {}) if isinstance(tool, dict) else {}
+    return own if isinstance(own, dict) else {}
 
 
 def _known(table: Mapping[str, Any], names: set[str], where: str) -> None:
