@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from making import refusal_of
 
-from adaptool.errors import AdaptoolError, FormatError, NotFoundError, UnsupportedError
+from adaptool.errors import AdaptoolError, FormatError, NotFetchedError, NotFoundError, UnsupportedError
 from adaptool.gguf.back import model_folder
 from adaptool.tensors.dtypes import BF16, F16, F32
 from adaptool.tensors.ggml import codec
@@ -270,7 +270,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 def test_a_broken_file_is_refused_in_words(name: str, tmp_path: Path):
     content, words = BROKEN[name]
     path = written(tmp_path / "broken.gguf", content)
-    with pytest.raises((FormatError, UnsupportedError)) as caught:
+    with pytest.raises((FormatError, NotFetchedError, UnsupportedError)) as caught:
         open_gguf(path)
     assert words in caught.value.message
     assert str(path) in caught.value.message

@@ -67,9 +67,9 @@ class Repository:
             raise failure(arguments[0], done.stderr)
         return done.stdout
 
-    def line(self, *arguments: str) -> str:
+    def line(self, *arguments: str, okay: tuple[int, ...] = (0,)) -> str:
         """The same, of one line."""
-        return os.fsdecode(self.run(*arguments)).removesuffix("\n")
+        return os.fsdecode(self.run(*arguments, okay=okay)).removesuffix("\n")
 
     @cached_property
     def common(self) -> Path:
@@ -95,6 +95,8 @@ class Repository:
         """The object of that kind that ``revision`` names or leads to, None where it names none."""
         if not revision or revision.startswith("-") or "\0" in revision:
             return None
+        if revision.startswith(":/"):  # a commit by its message, to the end of the text
+            revision = self.line("rev-parse", "--verify", "--quiet", "--end-of-options", revision, okay=(0, 1, 128))
         found = self.run(
             "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{{kind}}}", okay=(0, 1, 128)
         )

@@ -17,8 +17,18 @@ Resolver = Callable[[str], Path | None]
 
 RESOLVERS: list[Resolver] = []
 
+LAID_OUT: dict[str, str] = {}
+"""Local folders that a resolver made, and what they hold as the user would name it."""
+
 LOCAL = re.compile(r"(?:\.{1,2}(?:/|$)|/|~)")
 """What begins like this is a path and never reaches a resolver."""
+
+
+def as_given(text: str) -> str:
+    """A message in which folders that a resolver made are called what the user called them."""
+    for folder, given in LAID_OUT.items():
+        text = text.replace(f"{folder}/", given if given.endswith(":") else f"{given}/").replace(folder, given)
+    return text
 
 
 def locate(text: str | Path) -> Path:

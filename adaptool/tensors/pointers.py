@@ -63,10 +63,10 @@ def refuse_pointer(handle: FileHandle, what: str = "the weights") -> None:
     if not head.startswith((b"version https://git-lfs", b"# xet version ")):
         return
     pointer = pointer_in(handle)
-    size = f" of {pointer.size:,} bytes" if pointer else ""
+    size = f"{pointer.size:,} bytes, " if pointer else ""
     name, command = ("Xet", "git xet checkout") if head.startswith(b"#") else ("Git LFS", "git lfs pull")
     raise NotFetchedError(
-        f"{handle.path}: a {name} pointer, not {what}{size}: not fetched",
+        f"{handle.path}: a {name} pointer, not {what} ({size}not fetched)",
         hint=f"fetch them with: {FETCHED_BY.get(handle.path, command)}",
         defect="lfs-pointer",
     )
