@@ -14,7 +14,7 @@ from adaptool.reports.heat_map import STEPS, Scale, Tile, heat_map, legend, scal
 from adaptool.reports.html import Cell, Heading, Markup, escaped, facts, page, pill, section, table, tag, tiles
 from adaptool.reports.line_chart import Series, line_chart
 
-VOID = {"meta", "br", "col", "input"}
+VOID = {"meta", "br", "wbr"}
 SHAPES = {"path", "circle", "line", "rect"}
 HOSTILE = "</td><script>alert(1)</script>\"'><img src=http://evil.example/x>\x1b[31m\u202e&amp;\n"
 CHROMIUM = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
@@ -73,7 +73,7 @@ def test_text_is_escaped_by_construction():
     )
     assert escaped(HOSTILE).count("<") == 0
     assert tag("p", tag("b", "x"), None, ["y", ("z",)]) == "<p><b>x</b>yz</p>"
-    assert tag("input", disabled=True, hidden=False, value=None, tabindex=0) == '<input disabled tabindex="0">'
+    assert tag("br", disabled=True, hidden=False, value=None, tabindex=0) == '<br disabled tabindex="0">'
     assert escaped(Markup("<b>")) == "<b>"
 
 

@@ -94,9 +94,15 @@ def far(change: ModuleChange | TensorChange) -> str:
     """The relative distance, or why there is none."""
     if change.state in ("added", "removed"):
         return change.state
-    if change.relative is not None:
-        return percent(change.relative)
-    return "from zero" if change.distance is not None else ""
+    if change.distance is None:
+        return "other shape" if _reshaped(change) else "not finite"
+    return "from zero" if change.relative is None else percent(change.relative)
+
+
+def _reshaped(change: ModuleChange | TensorChange) -> bool:
+    if isinstance(change, TensorChange):
+        return change.shape_before != change.shape_after
+    return change.norm_before is not None and change.norm_after is not None
 
 
 def cosine(measured: float | None) -> str:

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from adaptool.reports.figures import percent
 from adaptool.reports.html import Markup, scrolling, tag
 
 STEPS = 9
@@ -18,6 +17,8 @@ WIDE_RANGE = 20.0
 """Largest over smallest value from which the scale is logarithmic."""
 DECADES = 4
 """What a logarithmic scale spans at most below its end."""
+NAMES, WIDEST, NARROWEST, NARROWEST_FIGURES = 220, 60, 8, 28
+"""Pixels of the rows' names, and of a column: at most, and at least, also where it shows figures."""
 READABLE = 20
 """Columns up to which the figures are shown in the cells."""
 
@@ -89,10 +90,13 @@ def heat_map(
         ),
     )
     body = (tag("tr", tag("th", name, scope="row"), (_cell(tile, scale) for tile in tiles)) for name, tiles in rows)
-    shown = "heat" if len(columns) > READABLE else "heat figures"
+    readable = len(columns) <= READABLE
+    narrowest = NAMES // 2 + (NARROWEST_FIGURES if readable else NARROWEST) * len(columns)
     content = tag(
-        "table", tag("caption", caption, class_="hidden"), tag("thead", head), tag("tbody", body), class_=shown
-    )
+        "table", tag("caption", caption, class_="hidden"), tag("thead", head), tag("tbody", body),
+        class_="heat figures" if readable else "heat",
+        style=f"min-width:{narrowest}px;max-width:{NAMES + WIDEST * len(columns)}px",
+    )  # fmt: skip
     return scrolling(content, caption)
 
 
@@ -119,6 +123,6 @@ def short(share: float) -> str:
 def legend(scale: Scale, marks: Sequence[tuple[str, str, str]] = ()) -> Markup:
     """What the colours mean, and each mark's (class, sign, meaning)."""
     bounds = scale.bounds() if scale.high > 0 else []
-    steps = [tag("li", tag("i", class_=f"h{i}"), f"≤ {percent(end)}") for i, end in enumerate(bounds)]
+    steps = [tag("li", tag("i", class_=f"h{i}"), f"≤ {short(end)} %") for i, end in enumerate(bounds)]
     others = [tag("li", tag("i", sign, class_=kind), meaning) for kind, sign, meaning in marks]
     return tag("ul", steps, others, class_="legend")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ from importlib.resources import files
 
 from adaptool.reports.layout import visible
 
-VOID = {"br", "col", "input", "meta"}
+VOID = {"br", "meta", "wbr"}
 
 
 class Markup(str):
@@ -89,6 +90,12 @@ def section(title: str, *body: Child, note: str = "") -> Markup:
     return tag("section", tag("h2", title), tag("p", note, class_="note") if note else None, body)
 
 
+def dotted(name: str) -> Markup:
+    """A dotted name as code, which a narrow column breaks after a dot."""
+    parts = re.split(r"(?<=\.)", name)
+    return tag("code", (child for i, part in enumerate(parts) for child in ((tag("wbr"), part) if i else (part,))))
+
+
 def pill(text: str, style: str = "") -> Markup:
     """A word in a coloured capsule; ``style`` is good, warn or bad."""
     return tag("span", text, class_=f"pill {style}".strip())
@@ -111,6 +118,11 @@ def facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
     return tag("dl", ([tag("dt", name), tag("dd", value)] for name, value in pairs), class_="facts")
 
 
+def card(title: str, *body: Child) -> Markup:
+    """A box under its own title; several stand side by side in a ``div`` of class ``cards``."""
+    return tag("div", tag("h3", title), body, class_="card")
+
+
 @dataclass(frozen=True, slots=True)
 class Heading:
     """A column's head; ``number`` aligns its cells to the right, ``note`` explains it."""
@@ -129,9 +141,10 @@ class Cell:
     title: str | None = None
 
 
-def table(
-    headings: Sequence[Heading], rows: Iterable[Sequence[Cell | str]], *, caption: str, sort: bool = True
-) -> Markup:
+Row = Sequence[Cell | str]
+
+
+def table(headings: Sequence[Heading], rows: Iterable[Row], *, caption: str, sort: bool = True) -> Markup:
     """A table whose first column names the row; it scrolls in itself where the page is too narrow for it."""
     head = tag(
         "thead",
