@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import adaptool.git  # noqa: F401 (makes Git revisions something that every verb can be given)
 from adaptool.adapters.adapter import Adapter, open_adapter
 from adaptool.adapters.base import OPENERS, BaseModel, open_base
 from adaptool.errors import UnsupportedError, UsageError

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from adaptool.tensors.locate import as_given
+
 WIDEST = 110
 """Columns: beyond it the eye loses the row."""
 
@@ -40,7 +42,7 @@ class Console:
 
     def result(self, text: str) -> None:
         """The result itself, on stdout."""
-        click.echo(printable(text, lines=True))
+        click.echo(printable(as_given(text), lines=True))
 
     def result_json(self, value: Mapping[str, Any]) -> None:
         """The result as JSON, on stdout."""
@@ -49,26 +51,26 @@ class Console:
     def note(self, text: str) -> None:
         """Something worth knowing; silenced by -q."""
         if not self.quiet:
-            click.echo(self._styled("note: ", "yellow") + printable(text), err=True)
+            click.echo(self._styled("note: ", "yellow") + printable(as_given(text)), err=True)
 
     def detail(self, text: str) -> None:
         """Something only -v asks for."""
         if self.verbose:
-            click.echo(printable(text), err=True)
+            click.echo(printable(as_given(text)), err=True)
 
     def say(self, text: str) -> None:
         """A line on stderr; silenced by -q."""
         if not self.quiet:
-            click.echo(printable(text), err=True)
+            click.echo(printable(as_given(text)), err=True)
 
     def fail(self, message: str, hint: str | None, *, code: int, cause: BaseException | None = None) -> int:
         """One line that says what is wrong, one that says what to try; the exit code."""
-        click.echo(self._styled("error: ", "red") + printable(message), err=True)
+        click.echo(self._styled("error: ", "red") + printable(as_given(message)), err=True)
         while self.verbose and cause is not None:
-            click.echo(printable(f"  because: {type(cause).__name__}: {cause}"), err=True)
+            click.echo(printable(as_given(f"  because: {type(cause).__name__}: {cause}")), err=True)
             cause = cause.__cause__
         if hint:
-            click.echo(self._styled("hint: ", "cyan") + printable(hint), err=True)
+            click.echo(self._styled("hint: ", "cyan") + printable(as_given(hint)), err=True)
         return code
 
     def _styled(self, text: str, colour: str) -> str:

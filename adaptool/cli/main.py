@@ -13,6 +13,7 @@ import traceback
 
 import click
 
+import adaptool.git  # noqa: F401 (makes Git revisions something that every command can be given)
 from adaptool import __version__
 from adaptool.cli.console import Console
 from adaptool.errors import AdaptoolError

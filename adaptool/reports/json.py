@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptool.tensors.dtypes import DType
+from adaptool.tensors.locate import as_given
 
 NOT_FINITE = "not_finite"
 """JSON has no word for NaN and infinity: such a number becomes null, and its place is listed under this key."""
@@ -37,8 +38,8 @@ def _converted(value: Any, place: str, places: list[str]) -> Any:
         return [_converted(item, f"{place}[{i}]", places) for i, item in enumerate(value)]
     if isinstance(value, set | frozenset):
         return sorted(_converted(item, place, places) for item in value)
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, str | Path):
+        return as_given(str(value))
     if isinstance(value, float) and not math.isfinite(value):
         places.append(place)
         return None
