@@ -33,6 +33,9 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
 """A revision that pins: no branch or tag is one, for they move."""
 
+NOT_JSON = re.compile(r"\b(?:Infinity|NaN)\b")
+"""1e999 is JSON and infinite, which is not."""
+
 _TENSOR = re.compile(r"([A-Z][A-Z0-9_]*) \[([0-9, ]*)\] ([0-9a-f]{64})")
 _SHAPE = re.compile(r"(?:(?:0|[1-9][0-9]{0,18})(?:, (?:0|[1-9][0-9]{0,18}))*)?")
 
@@ -111,6 +114,8 @@ class Record:
     metrics: Mapping[str, float | str] = field(default_factory=dict)
     description: str | None = None
     license: str | None = None
+    message: str | None = None
+    """What this version brings, in the user's words; the next version has its own."""
     stated: str | None = None
     """The content digest as the file states it, where that does not follow from its parts."""
     adaptool: str = __version__
@@ -143,7 +148,7 @@ class Record:
         optional = {
             "vocabulary": dict(self.vocabulary), "parents": [_plain(parent) for parent in self.parents],
             "recipe": dict(self.recipe), "metrics": dict(self.metrics), "description": self.description,
-            "license": self.license,
+            "license": self.license, "message": self.message,
         }  # fmt: skip
         base = {"name": self.base.name, "revision": self.base.revision}
         return {
@@ -164,8 +169,11 @@ def weights_digest(tensors: Mapping[str, str]) -> str:
 
 
 def record_text(record: Record) -> str:
-    """The manifest's file."""
-    return manifest_text(record.to_dict())
+    """The manifest's file. Raises FormatError where an unknown field holds what JSON has no word for."""
+    text = manifest_text(record.to_dict())
+    if NOT_JSON.search(text):
+        read_record(text.encode("utf-8", "surrogateescape"), MANIFEST_NAME)
+    return text
 
 
 def read_record(data: bytes, where: str) -> Record:
@@ -209,7 +217,8 @@ def _record(fields: Fields) -> Record:
         vocabulary=fields.inner("vocabulary", optional=True).values,
         parents=tuple(_parent(item) for item in fields.items("parents", optional=True)),
         recipe=fields.inner("recipe", optional=True).values, metrics=fields.numbers_or_texts("metrics"),
-        description=fields.maybe("description"), license=fields.maybe("license"), adaptool=fields.text("adaptool"),
+        description=fields.maybe("description"), license=fields.maybe("license"), message=fields.maybe("message"),
+        adaptool=fields.text("adaptool"),
     )  # fmt: skip
     return replace(read, unknown={name: value for name, value in fields.values.items() if name not in KNOWN})
 

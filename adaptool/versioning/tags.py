@@ -82,7 +82,7 @@ def digest_in(tag: Tag) -> str | None:
 
 
 def tag_name(path: str, version: str, adapters: Mapping[str, str]) -> str:
-    """What the tag of that version of the adapter at ``path`` is called; ``adapters``: name by path of all there are."""
+    """What the tag of a version of the adapter at ``path`` is called; ``adapters``: name by path of all there are."""
     name = adapters[path]
     if path == "" or len(adapters) == 1:
         return f"v{version}"
