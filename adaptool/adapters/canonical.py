@@ -41,12 +41,12 @@ PATTERNS = {"rank_pattern": ("r", "effective_rank"), "alpha_pattern": ("lora_alp
 """Fields that map patterns of modules to other values than that of a field; the first pattern that matches counts."""
 
 METADATA = {
-    "peft_version": "which PEFT saved it",
-    "inference_mode": "whether it was saved for use",
-    "auto_mapping": "which class the base was loaded with",
-    "runtime_config": "PEFT ignores it in a file",
+    "peft_version": "metadata (which PEFT saved it)",
+    "inference_mode": "metadata (whether it was saved for use)",
+    "auto_mapping": "metadata (which class the base was loaded with)",
+    "runtime_config": "metadata (PEFT ignores it in a file)",
 }
-"""Fields that say nothing of what the adapter does, and what they do say."""
+"""Fields that say nothing of what the adapter does, and why."""
 
 INITIAL = "it only sets what training began with"
 TRAINING = "training only"

@@ -46,8 +46,8 @@ def name_of(text: str) -> Name:
     """Take a name apart: an id of the hub, a page's address, or a path, of which the last part counts."""
     text = text.strip()[:LONGEST]
     known, commit = suggestion(text)
-    text = known or text
-    owner, last = "", re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+    text = (known or text).rstrip("/\\") or text
+    owner, last = "", re.split(r"[/\\]", text)[-1]
     if "/" in text and kind_of(text) == "hub":
         owner = text.partition("/")[0]
     found = QUANTISED_NAME.search(last)
@@ -55,7 +55,7 @@ def name_of(text: str) -> Name:
     for long, short in ALIKE:
         model = model.replace(long, short, 1) if model.startswith(long) else model
         model = model.removesuffix(long) if not short else model
-    return Name(owner.lower(), model, found[1].lower() if found else "", commit or None)
+    return Name(owner, model, found[1].lower() if found else "", commit or None)
 
 
 def bases_changed(
@@ -88,11 +88,13 @@ def _differences(old: str, new: str, before: Name, after: Name) -> Iterator[str]
     if before.quantised != after.quantised:
         marks = [f"a {mark} copy" if mark else "the model itself" for mark in (before.quantised, after.quantised)]
         yield f"{marks[0]} before, {marks[1]} now"
-    if before.owner and after.owner and before.owner != after.owner:
+    if before.owner and after.owner and before.owner.lower() != after.owner.lower():
         yield f"another organisation's copy of a model of that name ({before.owner}, {after.owner})"
     elif before.quantised == after.quantised:
-        kinds = [bool(name.owner) for name in (before, after)]
-        yield "the same name as a path" if any(kinds) and not all(kinds) else "the same name in another spelling"
+        if bool(before.owner) == bool(after.owner):
+            yield "its name in another spelling"
+        else:
+            yield "by a path before, by its hub id now" if after.owner else "by its hub id before, by a path now"
 
 
 def _revisions(old: str | None, new: str | None) -> BaseChange:

@@ -25,9 +25,9 @@ MERGED_IN = ("composed_of", "merged_into")
 
 IN_THE_UPDATE = {
     "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules", "exclude_modules",
-    "target_parameters", "layers_to_transform", "layers_pattern",
+    "target_parameters", "layers_to_transform", "layers_pattern", "modules_to_save",
 }  # fmt: skip
-"""Fields that act through the updates alone: where every ΔW is the same, so is what they do."""
+"""Fields that act through the updates and saved tensors alone: where these are the same, so is what they do."""
 
 RANK_AXES = {"lora_A.weight": 0, "lora_B.weight": 1, "lora_embedding_A": 0, "lora_embedding_B": 1}
 """The axis of a factor that is its rank."""

@@ -51,11 +51,11 @@ def own(subject: Subject) -> dict[str, list[str]]:
 def names(subject: Subject) -> set[str]:
     """The names that modules with tensors go by, wrapped parameters among them."""
     return subject.once(
-        "names of modules", lambda: {name for module in own(subject) for name in _aliases(module, subject.config)}
+        "names of modules", lambda: {name for module in own(subject) for name in aliases(module, subject.config)}
     )
 
 
-def _aliases(module: str, config: AdapterConfig) -> set[str]:
+def aliases(module: str, config: AdapterConfig) -> set[str]:
     """A module's runtime name, and that of the wrapper around it: an attention block's out_proj goes by the block's."""
     return {runtime_name(module, config), module.partition(".base_layer")[0]}
 
@@ -119,7 +119,7 @@ class Lists:
         )
 
 
-def _lists(config: AdapterConfig) -> Lists:
+def lists_of(config: AdapterConfig) -> Lists:
     kept = [name for name in kept_whole(config) if name]
     long = [name for name in kept if name.count(".") > 3]
     plain = frozenset(name for name in kept if PLAIN.fullmatch(name) and name.count(".") <= 3)
@@ -129,15 +129,15 @@ def _lists(config: AdapterConfig) -> Lists:
 
 
 def _missed(subject: Subject) -> Iterator[Missed]:
-    config, lists = subject.config, _lists(subject.config)
+    config, lists = subject.config, lists_of(subject.config)
     parameters = frozenset(name.removesuffix(".weight") for name in config.names("target_parameters"))
     tied = config.flag("ensure_weight_tying")
     for module, keys in own(subject).items():
-        aliases = sorted(_aliases(module, config))
-        wrapped = parameters and any(not parameters.isdisjoint(endings_of(alias)) for alias in aliases)
+        known_as = sorted(aliases(module, config))
+        wrapped = parameters and any(not parameters.isdisjoint(endings_of(alias)) for alias in known_as)
         if wrapped or (tied and _vocabulary(module)):
             continue
-        reasons = [lists.reason(alias) for alias in aliases]
+        reasons = [lists.reason(alias) for alias in known_as]
         if all(reasons):
             yield Missed(module, reasons[0], tuple(keys))
 
