@@ -30,7 +30,7 @@ from adaptool.rules.selection import Selection
 from adaptool.rules.subject import Subject
 from adaptool.rules.waivers import Waivers
 from adaptool.summary.summary import Failure
-from adaptool.tensors.locate import locate
+from adaptool.tensors.locate import as_given, locate
 
 Purpose = Literal["validate", "push"]
 
@@ -125,7 +125,7 @@ def validate_subject(subject: Subject, options: Options) -> AdapterReport:
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))  # stable: in the order of the rules
     standing, suppressed, digest = options.waivers.apply(subject, findings)
     return AdapterReport(
-        str(subject.folder), subject.folder.resolve().name, subject.peft_type or None, digest,
+        as_given(str(subject.folder)), subject.folder.resolve().name, subject.peft_type or None, digest,
         _verdict(standing, unchecked, options.fail_on), tuple(standing), tuple(unchecked), tuple(suppressed),
         tuple(checked),
     )  # fmt: skip
@@ -135,10 +135,10 @@ def _applied(rule: Rule, subject: Subject) -> tuple[Problem, ...] | Unchecked:
     """What a rule finds; a rule that fails has not been checked, whether its reason is the adapter or a bug."""
     try:
         if (lack := subject.lacks(rule.needs)) is not None:
-            return Unchecked(rule.code, lack.message)
+            return Unchecked(rule.code, as_given(lack.message))
         return _gravest(rule, rule.check(subject))
     except AdaptoolError as error:
-        return Unchecked(rule.code, error.message)
+        return Unchecked(rule.code, as_given(error.message))
     except Exception as error:
         return Unchecked(rule.code, f"internal error: {type(error).__name__}: {error}")
 
