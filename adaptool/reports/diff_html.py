@@ -121,7 +121,7 @@ def _config(comparison: Comparison) -> Markup | None:
         table(headings, rows, caption="fields that matter", sort=False) if rows else None,
         tag(
             "details",
-            tag("summary", f"{plural(len(rest), 'field')} more, without effect on what is computed"),
+            tag("summary", f"{plural(len(rest), 'field')} without effect on what is computed"),
             table(headings[:2], quiet, caption="fields without effect", sort=False),
         )
         if quiet
@@ -132,10 +132,10 @@ def _config(comparison: Comparison) -> Markup | None:
 def _maps(comparison: Comparison) -> Iterator[Markup]:
     moved = any(module.state != "same" for module in comparison.modules)
     if moved:
-        yield from _map_section("Where ΔW moved", "distance, layer by layer", comparison.modules)
+        yield from _map_section("Where ΔW moved", "Distance in percent, layer by layer", comparison.modules)
     if any(tensor.place.layer is not None for tensor in comparison.tensors):
         title = "Where the other tensors moved" if comparison.modules else "Where the weights moved"
-        yield from _map_section(title, "distance; what is the same is not shown", comparison.tensors)
+        yield from _map_section(title, "Distance in percent; what is the same is left out", comparison.tensors)
 
 
 def _map_section(title: str, note: str, changes: Sequence[Change]) -> Iterator[Markup]:
@@ -159,5 +159,5 @@ def _map_section(title: str, note: str, changes: Sequence[Change]) -> Iterator[M
             )
     if left_out:
         body.append(tag("p", f"{plural(left_out, 'smaller stack')} of layers not shown", class_="note"))
-    how = f"{note}, in percent; {'each colour a factor more' if scale.logarithmic else 'from zero'}"
+    how = f"{note}. From colour to colour {'it grows by a factor' if scale.logarithmic else 'it grows evenly'}."
     yield section(title, body, legend(scale, marks), note=how)
