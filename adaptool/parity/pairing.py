@@ -84,7 +84,7 @@ def pair_up(
     return Pairing(
         (*fitting, *experts, *heads),
         tuple(missing),
-        tuple(name for name in actual if name in unexpected and not _is_constant(name, actual)),
+        tuple(name for name in actual if name in unexpected and not is_constant(name, actual)),
         tuple(pair for pair in pairs if pair not in fitting),
         next((pair.expected for pair in heads if merged.plan.unties and pair.expected in missing_heads), None),
         tuple(notes),
@@ -176,10 +176,10 @@ def _head_pairs(
 
 
 def _computed(missing: Sequence[str], merged: Merged) -> list[str]:
-    return [name for name in missing if name not in merged.changed and _is_constant(name, merged)]
+    return [name for name in missing if name not in merged.changed and is_constant(name, merged)]
 
 
-def _is_constant(name: str, store: Store) -> bool:
+def is_constant(name: str, store: Store) -> bool:
     """Whether a tensor is a buffer that follows from the config; a trained ``attn.bias`` is a vector, a mask is not."""
     return BUFFERS.fullmatch(name) is not None and (not name.endswith("n.bias") or len(store[name].shape) == 4)
 
