@@ -1,0 +1,214 @@
+"""Everything that is asked of one adapter in a check, put together into its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from adaptool.comparing.result import Level
+from adaptool.errors import AdaptoolError, GitError
+from adaptool.git.repository import Repository
+from adaptool.versioning.ancestry import Ancestry, Note, Said
+from adaptool.versioning.bases import base_findings
+from adaptool.versioning.change import NOTHING, Change, change_between
+from adaptool.versioning.check_result import AdapterCheck, State, Verdict
+from adaptool.versioning.findings import SEVERITIES, Finding, Selection, Severity, Unchecked, fails, finding
+from adaptool.versioning.history import Archive
+from adaptool.versioning.pairing import Pair
+from adaptool.versioning.reading import Reading, read
+from adaptool.versioning.record import Record
+from adaptool.versioning.sides import Kept, Side, commit_side
+from adaptool.versioning.steps import Elsewhere, along, beside, merged, since
+from adaptool.versioning.tagged import Tags
+
+EMPTY = Reading(None, None, (), ())
+
+
+@dataclass(frozen=True)
+class Court:
+    """What all adapters of a check are judged by."""
+
+    repository: Repository
+    after: Side
+    before: Side | None
+    """Where the change began; None where there is nothing to compare with."""
+    there: Side | None
+    """The branch compared with as it is now, where that is another commit."""
+    parents: tuple[Side, ...]
+    """In a merge its other sides; and ``parted``, where they went apart."""
+    parted: Side | None
+    archive: Archive
+    tags: Tags
+    ancestry: Ancestry
+    versioned: bool
+    unchanged_too: bool
+    """Whether adapters that nobody changed are read as well."""
+    selection: Selection
+    fail_on: Severity
+    sides: dict[str, Side] = field(default_factory=dict)
+
+    def side(self, commit: str) -> Side:
+        """A commit of the history."""
+        if commit not in self.sides:
+            self.sides[commit] = commit_side(self.repository, commit, commit[:10])
+        return self.sides[commit]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was read of one adapter: all that takes long."""
+
+    pair: Pair
+    here: Reading
+    was: Reading
+    change: Change
+
+
+def gather(court: Court, pair: Pair) -> Evidence:
+    """Read one adapter on both sides and compare them; of one that nobody changed nothing, unless all are asked for."""
+    before, after = pair.before, pair.after
+    if after is None:
+        return Evidence(pair, EMPTY, Reading(_stated(pair.kept), None, (), ()), NOTHING)
+    if pair.unchanged:
+        here = read(after, versioned=court.versioned) if court.unchanged_too else Reading(_stated(after), None, (), ())
+        return Evidence(pair, here, Reading(here.stated, here.actual, (), ()), NOTHING)
+    here = read(after, versioned=court.versioned)
+    if before is None:
+        return Evidence(pair, here, EMPTY, Change("new", None))
+    was = read(before, versioned=court.versioned)
+    return Evidence(pair, here, was, change_between(before, after, (was.content, here.content)))
+
+
+def judge(court: Court, evidence: Evidence) -> AdapterCheck:
+    """The verdict on one adapter."""
+    pair, here, was = evidence.pair, evidence.here, evidence.was
+    said = tuple(_said(court, evidence))
+    findings = sorted(
+        (one for one in said if isinstance(one, Finding) and one.code in court.selection),
+        key=lambda one: (SEVERITIES.index(one.severity), one.code),
+    )
+    unchecked = tuple(one for one in said if isinstance(one, Unchecked) and one.code in court.selection)
+    record = here.stated or was.stated
+    changed = evidence.change if pair.after is not None else Change("removed", None)
+    compared = pair.before is not None and pair.after is not None and court.before is not None
+    return AdapterCheck(
+        path=pair.kept.path, moved_from=pair.before.path if pair.moved and pair.before is not None else None,
+        name=record.name if record is not None else _folder_name(court, pair.kept), state=_state(court, pair),
+        version_before=was.stated.version if was.stated is not None and court.before is not None else None,
+        version_after=here.stated.version if here.stated is not None else None,
+        change=changed.words if court.before is not None else "", level=changed.level if compared else None,
+        reasons=changed.reasons, findings=tuple(findings), unchecked=unchecked,
+        notes=tuple(one.text for one in said if isinstance(one, Note)),
+        verdict=_verdict(findings, unchecked, court.fail_on),
+    )  # fmt: skip
+
+
+def _said(court: Court, evidence: Evidence) -> Iterator[Said]:
+    pair, here, was = evidence.pair, evidence.here, evidence.was
+    if pair.after is None:
+        yield finding("VER501", pair.kept.path, "the adapter was here before, and is not any more")
+        return
+    yield from here.findings
+    yield from here.unchecked
+    if here.stated is None:
+        return
+    kept = pair.after
+    if not pair.unchanged or court.unchanged_too:
+        yield from base_findings(kept, here.stated)
+        yield from court.ancestry.findings(kept, here.stated)
+    yield from _steps(court, evidence)
+    compared = [version for one in (was.stated,) if one is not None and (version := one.semver) is not None]
+    level = partial(_level, court, kept, here)
+    yield from court.tags.findings(kept.folder, kept.path, here, compared, level)
+
+
+def _steps(court: Court, evidence: Evidence) -> Iterator[Finding | Unchecked]:
+    """The version against all that it can be compared with, each step told once."""
+    seen: set[str] = set()
+    for found in _all_steps(court, evidence):
+        if found.code not in seen:
+            seen.add(found.code)
+            yield found
+
+
+def _all_steps(court: Court, evidence: Evidence) -> Iterator[Finding | Unchecked]:
+    pair, here, was, kept = evidence.pair, evidence.here, evidence.was, evidence.pair.kept
+    before = None
+    if was.stated is not None and court.before is not None and not pair.unchanged:
+        before = Elsewhere(court.before.label, was.stated)
+        stale = any(found.code == "VER003" for found in was.findings)
+        yield from since(kept.path, here, before, stale, evidence.change)
+    if court.there is not None and not pair.unchanged:
+        there = _elsewhere(court, court.there, kept, here, pair.before)
+        if there is not None:
+            yield from beside(kept.path, here, before, there)
+    base = _elsewhere(court, court.parted, kept, here, None) if court.parted is not None else None
+    others = [found for side in court.parents if (found := _elsewhere(court, side, kept, here, None)) is not None]
+    yield from merged(kept.path, here, others, base.version if base is not None else None)
+    if before is None and (not pair.unchanged or court.unchanged_too):
+        yield from along(kept.path, here, _pasts(court, kept, here))
+
+
+def _elsewhere(court: Court, side: Side, kept: Kept, here: Reading, before: Kept | None) -> Elsewhere | None:
+    """The adapter's manifest on another side, where it is another than here."""
+    other = side.adapters.get(kept.folder) or (side.adapters.get(before.folder) if before is not None else None)
+    record = _stated(other) if other is not None else None
+    if other is None or record is None:
+        return None
+    return Elsewhere(side.label, record, partial(_level_between, other, kept, record, here))
+
+
+def _pasts(court: Court, kept: Kept, here: Reading) -> Iterator[Elsewhere]:
+    try:
+        pasts = court.archive.of(kept.folder)
+    except GitError:  # a clone without trees
+        return
+    for past in pasts:
+        record = court.archive.record(past.oid)
+        if record is not None:
+            yield Elsewhere(past.commit[:10], record, partial(_level, court, kept, here, past.commit, record))
+
+
+def _level(court: Court, kept: Kept, here: Reading, commit: str, record: Record) -> Level | None:
+    """What lies between the adapter at a commit of the history and here."""
+    try:
+        other = court.side(commit).adapters.get(kept.folder)
+    except GitError:
+        return None
+    return None if other is None else _level_between(other, kept, record, here)
+
+
+def _level_between(other: Kept, kept: Kept, record: Record, here: Reading) -> Level | None:
+    if other.unchanged(kept):
+        return "none"
+    return change_between(other, kept, (record, here.content)).level
+
+
+def _stated(kept: Kept) -> Record | None:
+    try:
+        return kept.stated
+    except AdaptoolError:
+        return None
+
+
+def _folder_name(court: Court, kept: Kept) -> str:
+    return kept.folder.rpartition("/")[2] or court.repository.folder.name.removesuffix(".git")
+
+
+def _state(court: Court, pair: Pair) -> State:
+    if pair.after is None:
+        return "removed"
+    if court.before is None or (pair.unchanged and court.unchanged_too and not pair.moved):
+        return "present"
+    if pair.before is None:
+        return "added"
+    if pair.unchanged:
+        return "moved" if pair.moved else "unchanged"
+    return "changed"
+
+
+def _verdict(findings: Sequence[Finding], unchecked: Sequence[Unchecked], fail_on: Severity) -> Verdict:
+    if unchecked:
+        return "unchecked"
+    return "findings" if any(fails(one, fail_on) for one in findings) else "ok"

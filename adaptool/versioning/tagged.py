@@ -1,0 +1,136 @@
+"""Tags that moved: that lead to another version, to other content than they were made for, or elsewhere on a remote."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from adaptool.comparing.result import Level
+from adaptool.errors import UsageError
+from adaptool.git.process import failure, run_git
+from adaptool.git.repository import Repository, Tag
+from adaptool.versioning.findings import Finding, Severity, finding
+from adaptool.versioning.history import Archive
+from adaptool.versioning.reading import Reading
+from adaptool.versioning.record import Record
+from adaptool.versioning.semver import Version
+from adaptool.versioning.steps import Elsewhere
+from adaptool.versioning.tags import digest_in, tags_of
+
+TRANSPORTS = "file:git:http:https:ssh"
+"""By which a remote may be asked, where the user names one; ext, which is any command, is not among them."""
+
+LevelAt = Callable[[str, Record], Level | None]
+"""What lies between an adapter at a commit, which has that record there, and here; None where it cannot be told."""
+
+REMOTE_TAG = re.compile(rb"([0-9a-f]{40,64})\trefs/tags/(.+?)(\^\{\})?")
+
+
+@dataclass(frozen=True)
+class Tags:
+    """The tags of a repository, and which of them concern a check."""
+
+    archive: Archive
+    by_adapter: Mapping[str, tuple[tuple[Version, Tag], ...]]
+    reached: frozenset[str] | None
+    """Names of those that lead into the history of what is checked; None: all do."""
+    new: frozenset[str] | None
+    """Of those, the ones that lead to commits of the change itself; None without one."""
+    remote: Mapping[str, str] = field(default_factory=dict)
+    """Commits that the tags of a remote lead to, by name."""
+    remote_name: str = ""
+
+    def __post_init__(self) -> None:
+        self.places.update(
+            self.archive.at([(tag.commit, path) for path, own in self.by_adapter.items() for _, tag in own])
+        )
+
+    places: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(commit, adapter's folder) → its manifest's oid."""
+
+    def findings(
+        self, folder: str, path: str, here: Reading, compared: Sequence[Version], level: LevelAt
+    ) -> Iterator[Finding]:
+        """What is wrong with an adapter's tags; ``compared``: the versions the change is between."""
+        now = here.stated.semver if here.stated is not None else None
+        ranks = {version.rank for version in (*compared, *([now] if now else []))}
+        for version, tag in self.by_adapter.get(folder, ()):
+            own = version.rank in ranks
+            if not own and self.reached is not None and tag.name not in self.reached:
+                continue
+            concerned = own or self.new is None or tag.name in self.new
+            severity: Severity = "error" if concerned else "warning"
+            said = self._wrong(folder, version, tag, here, now, level)
+            if said:
+                yield finding("VER201", path, said, severity=severity)
+            elsewhere = self.remote.get(tag.name)
+            if elsewhere is not None and elsewhere != tag.commit:
+                yield finding(
+                    "VER201", path, f"the tag {tag.name} is {tag.commit[:10]} here and {elsewhere[:10]} on "
+                    f"{self.remote_name}", fix=f"git fetch {self.remote_name} --tags --force",
+                )  # fmt: skip
+
+    def _wrong(
+        self, folder: str, version: Version, tag: Tag, here: Reading, now: Version | None, level: LevelAt
+    ) -> str:
+        oid = self.places.get((tag.commit, folder))
+        record = self.archive.record(oid) if oid is not None else None
+        promised = digest_in(tag)
+        if record is None:
+            lost = oid is None and (promised is not None or (now is not None and now.rank == version.rank))
+            return f"the tag {tag.name} leads to {tag.commit[:10]}, where this adapter has no manifest" if lost else ""
+        there = record.semver
+        if there is None or there.rank != version.rank:
+            return f"the tag {tag.name} leads to {tag.commit[:10]}, which has the version {record.version[:40]}"
+        if promised is not None and promised != record.content.digest:
+            return f"the tag {tag.name} was made for other content than {tag.commit[:10]} has"
+        if now is not None and now.rank == version.rank and _other(tag, record, here, level):
+            return f"the tag {tag.name} leads to a {version} with other content than this one"
+        return ""
+
+
+def _other(tag: Tag, record: Record, here: Reading, level: LevelAt) -> bool:
+    """Whether the content a tag leads to is another than here."""
+    content = here.content or here.stated
+    return content is not None and Elsewhere(tag.name, record, lambda: level(tag.commit, record)).differs(content)
+
+
+def tags_for(
+    repository: Repository, archive: Archive, names: Mapping[str, str], *, at: str | None, since: str | None,
+    remote: str | None,
+) -> Tags:  # fmt: skip
+    """The tags of these adapters (name by folder), for a check of ``at`` since ``since``."""
+    everything = repository.tags()
+    reached = None if at is None else _leading(repository, "--merged", at)
+    before = frozenset() if since is None else _leading(repository, "--merged", since)
+    new = None if since is None or reached is None else reached - before
+    there = {} if remote is None else remote_tags(repository, remote)
+    return Tags(archive, tags_of(repository, names, everything), reached, new, there, remote or "")
+
+
+def _leading(repository: Repository, how: str, commit: str) -> frozenset[str]:
+    told = repository.run("for-each-ref", "--format=%(refname:strip=2)", f"{how}={commit}", "refs/tags")
+    return frozenset(os.fsdecode(told).splitlines())
+
+
+def remote_tags(repository: Repository, name: str) -> Mapping[str, str]:
+    """The tags of a remote and the commits they lead to: the one question here that goes over the network.
+
+    Raises UsageError where no remote is called so, GitError where it does not answer.
+    """
+    known = os.fsdecode(repository.run("remote")).splitlines()
+    if name not in known:
+        raise UsageError(f"no remote is called {name[:60]!r}", hint=f"one of: {', '.join(known)}" if known else None)
+    done = run_git(
+        repository.folder, "ls-remote", "--tags", "--upload-pack=git-upload-pack", "--", name,
+        variables={**repository.state, "GIT_ALLOW_PROTOCOL": TRANSPORTS},
+    )  # fmt: skip
+    if done.returncode:
+        raise failure("ls-remote", done.stderr)
+    found: dict[str, str] = {}
+    for line in done.stdout.split(b"\n"):
+        if told := REMOTE_TAG.fullmatch(line):
+            found[os.fsdecode(told[2])] = told[1].decode("ascii")  # a peeled tag, ^{}, comes behind its own object
+    return found
