@@ -15,7 +15,7 @@ PATHS = click.Path(path_type=Path)
 @click.command(epilog="Example:  adaptool version verify ./adapter --key public.pem")
 @click.argument("adapter", metavar="ADAPTER")
 @click.option("--key", "keys", metavar="PUBLIC.pem", type=PATHS, multiple=True,
-              help="A public key you trust; repeatable, any will do. Default: those pinned in the settings.")  # fmt: skip
+              help="A public key you trust; repeatable. Default: those pinned in the settings.")  # fmt: skip
 @click.option("--signature", metavar="FILE", type=PATHS, help="Default: ADAPTER/model.sig.")
 @json_option
 @click.pass_obj
