@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
 import sys
 import traceback
@@ -16,6 +14,7 @@ import click
 import adaptool.git  # noqa: F401 (makes Git revisions something that every command can be given)
 from adaptool import __version__
 from adaptool.cli.console import Console
+from adaptool.cli.lazy import LazyGroup
 from adaptool.errors import AdaptoolError
 
 COMMANDS = {
@@ -25,47 +24,17 @@ COMMANDS = {
     "verify": "Check a merged model against its base and adapter, tensor by tensor.",
     "validate": "Check adapters: broken, hostile or silently wrong ones, and whether a runtime takes them.",
     "diff": "Compare two adapters exactly, or two models: what changed, by how much, in one word.",
+    "version": "Keep adapters under version: init, show, bump, tag, log, check, sign, verify, sbom.",
     "rules": "Explain what validate checks: every rule, why it is there, and the way out.",
     "schema": "Print the JSON Schema of a file or of a command's --json.",
 }
-"""Name → one line; a command's module is imported only when it runs, so that --help is instant."""
-
-
-class LazyGroup(click.Group):
-    """Commands by name, imported when needed; a misspelt one is answered with the nearest."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        return getattr(importlib.import_module(f"adaptool.cli.{cmd_name}"), cmd_name)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean: adaptool {near[0]}" if near else "see: adaptool --help"
-            raise AdaptoolUsage(f"no command {args[0]!r}", hint)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-class AdaptoolUsage(click.UsageError):
-    """A usage error with a hint of its own."""
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
+"""Name → one line."""
 
 
 @click.group(
     cls=LazyGroup,
+    table=COMMANDS,
+    module="adaptool.cli.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Example:  adaptool merge ./adapter --base ./model --out merged/",
 )

@@ -103,7 +103,7 @@ class Family:
             self._sides[commit] = commit_side(repository, commit, revision)
         side = self._sides[commit]
         if parent.path is None:
-            known = _records(side)
+            known = stated_records(side)
             path = next((path for path, record in known.items() if _is(parent, record)), None)
             if path is None:
                 return Found("missing", None, commit, because=f"no adapter of that digest at {revision}")
@@ -144,7 +144,7 @@ class Family:
 
     @cached_property
     def _records(self) -> Mapping[str, Record]:
-        return _records(self.side)
+        return stated_records(self.side)
 
     def _in_history(self, parent: Parent, path: str) -> Found | None:
         """The newest commit whose manifest at ``path`` is of the parent's digest."""
@@ -168,7 +168,7 @@ class Family:
         return None
 
 
-def _records(side: Side) -> Mapping[str, Record]:
+def stated_records(side: Side) -> Mapping[str, Record]:
     """Every manifest of a side that can be read."""
     side.remember(iter(side.adapters))
     found = ((path, _stated(kept)) for path, kept in side.adapters.items())
