@@ -16,6 +16,7 @@ from adaptool.comparing.updates import is_lora, paired_updates
 from adaptool.comparing.verdict import Evidence, judge
 from adaptool.errors import AdaptoolError
 from adaptool.summary.contents import low_rank_modules
+from adaptool.tensors.compute import single_threaded_blas
 from adaptool.tensors.files import open_file
 from adaptool.versions import read_manifest
 
@@ -28,7 +29,8 @@ def compare_adapters(before: Adapter, after: Adapter, given: tuple[str, str] | N
     A ΔW is never formed: the work is a few products of (m + n, 2r) matrices a module.
     """
     config = compare_configs(before, after)
-    pairs = tuple(paired_updates(before, after))
+    with single_threaded_blas():  # the products are too small to share, and threads that wait burn the time
+        pairs = tuple(paired_updates(before, after))
     modules = tuple(pair.change for pair in pairs)
     others = other_tensors(before), other_tensors(after)
     tensors = tuple(compare_tensors(*others))

@@ -159,15 +159,16 @@ def _close_distance(pair: Joint) -> float:
     """‖ΔW′ − ΔW‖ without cancellation, whatever T is: with B′ = BT + E and F = s′TA′ − sA it is ‖BF + s′EA′‖.
 
     T is the least-squares fit, so E is orthogonal to B and the two terms are to each other: both small, neither
-    taking from the other.
+    taking from the other. Only where B is nearly singular is there a product of the two.
     """
     r, (scale, scale_after) = pair.rank, pair.scales
-    fit: Matrix = np.linalg.pinv(pair.columns[:r, :r], rcond=1e-13, hermitian=True) @ pair.columns[:r, r:]
-    B, A, A_after = pair.lefts[:, :r], pair.rights[:r], pair.rights[r:]
-    E = scale_after * (pair.lefts[:, r:] - B @ fit)
-    F = scale_after * (fit @ A_after) - scale * A
-    lefts, rights = np.hstack([B, E]), np.vstack([F, A_after])
-    return max(float(((lefts.T @ lefts) * (rights @ rights.T)).sum()), 0.0) ** 0.5
+    own, cross, rows_after = pair.columns[:r, :r], pair.columns[:r, r:], pair.rows[r:, r:]
+    fit: Matrix = np.linalg.pinv(own, rcond=1e-13, hermitian=True) @ cross
+    E = pair.lefts[:, r:] - pair.lefts[:, :r] @ fit
+    F = (scale_after * fit) @ pair.rights[r:] - scale * pair.rights[:r]
+    between = (cross - own @ fit) * (scale_after * fit @ rows_after - scale * pair.rows[:r, r:])
+    square = (own * (F @ F.T)).sum() + scale_after**2 * ((E.T @ E) * rows_after).sum() + 2 * scale_after * between.sum()
+    return max(float(square), 0.0) ** 0.5
 
 
 def _directions(columns: Matrix, rows: Matrix) -> tuple[Matrix, Matrix]:
