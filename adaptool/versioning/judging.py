@@ -21,6 +21,7 @@ from adaptool.versioning.record import Record
 from adaptool.versioning.sides import Kept, Side, commit_side
 from adaptool.versioning.steps import Elsewhere, along, beside, merged, since
 from adaptool.versioning.tagged import Tags
+from adaptool.versions import MANIFEST_NAME
 
 EMPTY = Reading(None, None, (), ())
 
@@ -164,9 +165,10 @@ def _pasts(court: Court, kept: Kept, here: Reading) -> Iterator[Elsewhere]:
         pasts = court.archive.of(kept.folder)
     except GitError:  # a clone without trees
         return
+    current = kept.entries.get(MANIFEST_NAME)
     for past in pasts:
         record = court.archive.record(past.oid)
-        if record is not None:
+        if record is not None and (current is None or past.oid != current.oid):
             yield Elsewhere(past.commit[:10], record, partial(_level, court, kept, here, past.commit, record))
 
 

@@ -117,7 +117,7 @@ def _of_the_files(
         said = _disagreements(stated, actual)
         if said:
             place = CONFIG_NAME if said == ["the config"] else _weights(kept, actual)
-            told = f"{' and '.join(said)} {'is' if len(said) == 1 else 'are'} not what the manifest was written for"
+            told = f"{' and '.join(said)} {'is' if said == ['the config'] else 'are'} not what the manifest was written for"
             yield finding("VER003", kept.path, f"{told}{_tensors(stated, actual)}", file=place)
         elif differing:
             yield finding("VER004", kept.path, f"{_named(differing)}: other bytes than the manifest's, same content",
@@ -136,9 +136,9 @@ def _disagreements(stated: Record, actual: Record) -> list[str]:
     if stated.content.config != actual.content.config:
         said.append("the config")
     if stated.peft_type != actual.peft_type and not said:
-        said.append("the PEFT type")
+        said.append("its type, and so the weights")
     if stated.vocabulary != actual.vocabulary:
-        said.append("the vocabulary")
+        said.append("the tokens it is for")
     return said
 
 

@@ -55,18 +55,18 @@ def since(path: str, here: Reading, before: Elsewhere, stale: bool, change: Chan
         return
     if now.rank == was.rank:
         if change.level != "none":
-            yield _unbumped(path, was, before.label, change)
+            yield _unbumped(path, was, before.label, change, change.level)
         elif stale and before.differs(stated):
             told = (
                 f"{was} was recorded for other content in {before.label}, and is recorded anew under the same version"
             )
-            yield finding("VER101", path, told)
+            yield finding("VER101", path, told, fix=_to(was.bumped("patch")))
     elif not was.suffices(change.level, now):
         asked = was.bumped(change.level)
         why = f": {change.reasons[0]}" if change.reasons else ""
         yield finding(
             "VER102", path, f"{was} → {now} is too small a step for a {change.level} change{why}",
-            fix=f"adaptool version bump --to {asked} {{path}}",
+            fix=_to(asked),
         )  # fmt: skip
 
 
@@ -78,9 +78,11 @@ def beside(path: str, here: Reading, before: Elsewhere | None, there: Elsewhere)
         return
     if now.rank == their.rank:
         if there.differs(content):
-            yield finding("VER104", path, f"{there.label} has a {their} already, with other content")
+            told = f"{there.label} has a {their} already, with other content"
+            yield finding("VER104", path, told, fix=_to(their.bumped("patch")))
     elif now < their and (was is None or now >= was):
-        yield finding("VER103", path, f"{now} is below the {their} that {there.label} has by now")
+        told = f"{now} is below the {their} that {there.label} has by now"
+        yield finding("VER103", path, told, fix=_to(their.bumped("patch")))
 
 
 def merged(path: str, here: Reading, parents: Sequence[Elsewhere], base: Version | None) -> Iterator[Finding]:
@@ -90,7 +92,8 @@ def merged(path: str, here: Reading, parents: Sequence[Elsewhere], base: Version
         return
     for parent in parents:
         if parent.version is not None and parent.version.rank == now.rank and parent.differs(content):
-            yield finding("VER104", path, f"{parent.label}, which was merged here, has a {now} with other content")
+            told = f"{parent.label}, which was merged here, has a {now} with other content"
+            yield finding("VER104", path, told, fix=_to(now.bumped("patch")))
             return
 
 
@@ -106,7 +109,8 @@ def along(path: str, here: Reading, pasts: Iterator[Elsewhere]) -> Iterator[Find
             continue
         if was.rank == now.rank:
             if past.differs(content):
-                yield finding("VER101", path, f"{now} was another content in {past.label}")
+                told = f"{now} was another content in {past.label}"
+                yield finding("VER101", path, told, fix=_to(now.bumped("patch")))
                 return
             continue
         if now < was:
@@ -117,7 +121,7 @@ def along(path: str, here: Reading, pasts: Iterator[Elsewhere]) -> Iterator[Find
                 asked = was.bumped(level)
                 yield finding(
                     "VER102", path, f"{was} ({past.label}) → {now} is too small a step for a {level} change",
-                    fix=f"adaptool version bump --to {asked} {{path}}",
+                    fix=_to(asked),
                 )  # fmt: skip
         return
 
@@ -127,10 +131,15 @@ def _version(here: Reading) -> Version | None:
 
 
 def _backwards(path: str, was: Version, now: Version, where: str) -> Finding:
-    return finding("VER103", path, f"{was} ({where}) → {now} goes backwards")
+    return finding("VER103", path, f"{was} ({where}) → {now} goes backwards", fix=_to(was.bumped("patch")))
 
 
-def _unbumped(path: str, was: Version, where: str, change: Change) -> Finding:
-    why = f": {change.reasons[0]}" if change.reasons else ""
+def _unbumped(path: str, was: Version, where: str, change: Change, level: Level) -> Finding:
+    why = f": {'; '.join(change.reasons[:2])}" if change.reasons else ""
     unsure = "" if change.certain else " (by the manifests; where every ΔW is the same, fetch the content to show it)"
-    return finding("VER101", path, f"still {was}, as in {where}, but {change.words} ({change.level}){why}{unsure}")
+    told = f"still {was}, as in {where}, but the change asks for {level}{why}{unsure}"
+    return finding("VER101", path, told, fix=_to(was.bumped(level)))
+
+
+def _to(version: Version) -> str:
+    return f"adaptool version bump --to {version} {{path}}"

@@ -1,0 +1,60 @@
+"""The gate by the paths a user gives: which repository they are in, and which of its folders they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from adaptool.errors import UsageError
+from adaptool.git.repository import Repository, repository_of
+from adaptool.jobs import default_workers
+from adaptool.versioning.check import Options, check
+from adaptool.versioning.check_result import Check
+from adaptool.versioning.findings import Selection, Severity
+
+
+def version_check(
+    paths: Sequence[Path | str] = (), *, against: str | None = None, at: str | None = None, remote: str | None = None,
+    select: Sequence[str] = (), ignore: Sequence[str] = (), fail_on: Severity = "error", workers: int | None = None,
+) -> Check:  # fmt: skip
+    """Check the versions of the adapters of a Git repository, all or those in ``paths``.
+
+    against: judge the change since the merge base with this revision, and open nothing that did not change.
+    at: a revision to check in place of the working tree. remote: compare tags with those of this remote.
+    select, ignore: codes, or how they begin. Raises AdaptoolError where there is no repository or no such revision.
+    """
+    repository, folders = located(paths)
+    return check(repository, Options(
+        against=against, at=at, paths=folders, remote=remote, selection=Selection(_codes(select), _codes(ignore)),
+        fail_on=fail_on, workers=workers or default_workers(),
+    ))  # fmt: skip
+
+
+def located(paths: Sequence[Path | str]) -> tuple[Repository, tuple[str, ...]]:
+    """The repository that ``paths`` lie in (without any, that of the working directory), and each from its root.
+
+    In a bare repository there are no folders to stand in: a path is one in its tree.
+    """
+    first = Path(paths[0]) if paths else Path()
+    repository = repository_of(first if first.exists() else Path())
+    return repository, tuple(_inside(repository, Path(path)) for path in paths)
+
+
+def _inside(repository: Repository, path: Path) -> str:
+    root = repository.folder.resolve()
+    if repository.bare:
+        inside = path if not path.exists() else path.resolve().relative_to(root)
+    else:
+        real = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
+        if not real.is_relative_to(root):
+            raise UsageError(f"{path}: not in the repository {root}", hint="one repository at a time")
+        inside = real.relative_to(root)
+        if path.is_file():
+            inside = inside.parent
+    text = inside.as_posix().strip("/")
+    return "" if text == "." else text
+
+
+def _codes(texts: Sequence[str]) -> tuple[str, ...]:
+    """``("VER1,ver301", "VER2")`` as prefixes."""
+    return tuple(part.strip().upper() for text in texts for part in text.split(",") if part.strip())
