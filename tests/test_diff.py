@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,9 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from making_git import Repo, isolate
 
 from adaptool.adapters.adapter import open_adapter
 from adaptool.api import diff
+from adaptool.cli.main import main
 from adaptool.comparing.adapters import compare_adapters
 from adaptool.comparing.geometry import Update, geometry, joint
 from adaptool.errors import UsageError
@@ -109,3 +113,39 @@ def test_an_adapter_is_not_put_against_a_model(tmp_path):
     (model / "config.json").write_text("{}")
     with pytest.raises(UsageError, match="an adapter and"):
         diff(adapter, model)
+
+
+def test_a_revision_beside_a_path_is_that_place_then(tmp_path, monkeypatch):
+    isolate(monkeypatch, tmp_path)
+    repo = Repo(tmp_path / "repo")
+    PAIRS["alpha doubled"].before(repo.folder / "adapters" / "one")
+    PAIRS["alpha doubled"].before(repo.folder / "adapters" / "two")
+    repo.commit("two adapters")
+    repo.tag("v1.0.0")
+    shutil.rmtree(repo.folder / "adapters" / "two")
+    PAIRS["alpha doubled"].after(repo.folder / "adapters" / "two")
+    monkeypatch.chdir(repo.folder)
+    assert diff("v1.0.0", "adapters/one").verdict == "identical"
+    there, back = diff("v1.0.0", "adapters/two"), diff("adapters/two", "HEAD:adapters/two")
+    assert (there.verdict, there.because) == ("re-scaled", "ΔW is 2 × what it was, everywhere")
+    assert (back.verdict, back.because) == ("re-scaled", "ΔW is 0.5 × what it was, everywhere")
+    assert (there.before.given, there.after.given) == ("v1.0.0", "adapters/two")
+
+
+@pytest.mark.parametrize(("name", "code"), [("re-saved as .bin", 0), ("trained 5 steps on", 1)])
+def test_the_command_says_by_its_exit_code_whether_they_are_the_same(name, code, tmp_path, capsys):
+    pair = PAIRS[name]
+    given = [str(pair.before(tmp_path / "a")), str(pair.after(tmp_path / "b"))]
+    page = tmp_path / "diff.html"
+    assert main(["diff", *given, "--html", str(page)]) == code
+    out, err = capsys.readouterr()
+    assert pair.verdicts[0] in out
+    assert err == f"wrote {page}\n"
+    assert page.read_text().startswith("<!doctype html>")
+    assert main(["diff", *given, "--html", str(page)]) == 2
+    capsys.readouterr()
+    assert main(["diff", *given, "--json"]) == code
+    assert json.loads(capsys.readouterr().out)["verdict"] == pair.verdicts[0]
+    assert main(["diff", *given, "--format", "markdown"]) == code
+    assert pair.verdicts[0] in capsys.readouterr().out
+    assert main(["diff", given[0], str(tmp_path / "nowhere")]) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from adaptool.adapters.base import open_base
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.errors import UsageError
 from adaptool.jobs import default_workers
-from adaptool.tensors.locate import locate
+from adaptool.tensors.locate import LOCAL, locate
 
 if TYPE_CHECKING:
     from adaptool.comparing.result import Comparison
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 def diff(before: Path | str, after: Path | str, *, workers: int | None = None) -> Comparison:
     """Compare two adapters, or two models (checkpoints or GGUFs, in any pair).
 
-    Each is a folder, a file or a Git revision. ΔW is compared exactly, in factor space; models are streamed.
-    Raises AdaptoolError where one cannot be read, or an adapter is put against a model.
+    Each is a folder, a file or a Git revision; a revision beside a path means what lies at that path there. ΔW is
+    compared exactly, in factor space; models are streamed. Raises AdaptoolError where one cannot be read, or an adapter
+    is put against a model.
     """
-    paths, given = (locate(before), locate(after)), (str(before), str(after))
+    given = str(before), str(after)
+    paths = _located(given[0], given[1]), _located(given[1], given[0])
     adapters = [_is_adapter(path) for path in paths]
     if all(adapters):
         from adaptool.comparing.adapters import compare_adapters
@@ -37,6 +40,15 @@ def diff(before: Path | str, after: Path | str, *, workers: int | None = None) -
     from adaptool.comparing.models import compare_models
 
     return compare_models(open_base(paths[0]), open_base(paths[1]), given, workers=workers or default_workers())
+
+
+def _located(text: str, other: str) -> Path:
+    """Where ``text`` is: ``v1.0.0`` beside ``adapters/sql`` is that folder at that revision."""
+    if not LOCAL.match(text) and not os.path.lexists(text) and os.path.lexists(other):
+        from adaptool.git.revisions import open_beside
+
+        return open_beside(text, Path(other)) or locate(text)
+    return locate(text)
 
 
 def _is_adapter(path: Path) -> bool:
