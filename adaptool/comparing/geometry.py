@@ -22,8 +22,8 @@ Matrix = NDArray[np.float64]
 USED = 1e-6
 """σ/σ₁ down to which a direction counts: below it lies the rounding of float32 factors."""
 
-CANCELS = 1e-4
-"""distance²/‖ΔW‖² below which the squares' difference has lost digits that matter."""
+CANCELS = 1e-10
+"""distance²/(‖B‖‖A‖)² below which the squares' difference has lost digits that matter: of 16 it leaves 5."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +101,8 @@ def geometry(pair: Joint) -> Geometry:
     one = _norm(pair.lefts[:, :r], pair.rights[:r], columns[:r, :r], rows[:r, :r], pair.scales[0])
     two = _norm(pair.lefts[:, r:], pair.rights[r:], columns[r:, r:], rows[r:, r:], pair.scales[1])
     inner = pair.scales[0] * pair.scales[1] * float((columns[:r, r:] * rows[:r, r:]).sum())
-    square, largest = one**2 + two**2 - 2 * inner, max(one, two) ** 2
-    apart = _close_distance(pair) if square < CANCELS * largest else square**0.5
+    square = one**2 + two**2 - 2 * inner
+    apart = _close_distance(pair) if square < CANCELS * _bound(pair) else square**0.5
     first = _directions(columns[:r, :r], rows[:r, :r]) if one else None
     second = _directions(columns[r:, r:], rows[r:, r:]) if two else None
     if first is None or second is None:
@@ -146,6 +146,13 @@ def _norm(left: Matrix, right: Matrix, columns: Matrix, rows: Matrix, scale: flo
     if square <= 1e-10 * float(np.trace(columns) * np.trace(rows)):
         square = float(np.square(product_singular_values(left, right)).sum())
     return abs(scale) * max(square, 0.0) ** 0.5
+
+
+def _bound(pair: Joint) -> float:
+    """(s‖B‖‖A‖)² of the larger update: what its norm would be if nothing in the product cancelled."""
+    r, columns, rows = pair.rank, np.diag(pair.columns), np.diag(pair.rows)
+    squares = columns[:r].sum() * rows[:r].sum(), columns[r:].sum() * rows[r:].sum()
+    return float(max(scale**2 * square for scale, square in zip(pair.scales, squares, strict=True)))
 
 
 def _cosine(gram: Matrix, r: int) -> float | None:
