@@ -34,6 +34,8 @@ class Agreement:
     notes: tuple[str, ...] = ()
     record: Record | None = None
     """The manifest of an adapter with a version."""
+    actual: Record | None = None
+    """The same with the files as they lie here, where they were read."""
 
 
 def agreement_of(folder: Folder) -> Agreement:
@@ -88,6 +90,7 @@ def _of_adapter(folder: Folder, record: Record) -> Agreement:
     contradictions = [Difference(MANIFEST_NAME, "contradiction", "manifest", said) for said in record.contradictions]
     hashed: dict[str, str] = {}
     notes: tuple[str, ...] = ()
+    found: Record | None = None
     try:
         if pointers:
             differences = [*_against_files(folder, record.files, hashed)]
@@ -103,7 +106,7 @@ def _of_adapter(folder: Folder, record: Record) -> Agreement:
     else:
         what = "the digests and sizes of all files" if pointers else "config, tensors and files"
         check = _said(record, "agrees", f"{what} are those of the manifest")
-    return Agreement(check, tuple(differences), hashed, notes, record)
+    return Agreement(check, tuple(differences), hashed, notes, record, found)
 
 
 def _said(record: Record, status: Any, because: str) -> ManifestCheck:

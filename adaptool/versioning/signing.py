@@ -72,7 +72,7 @@ def sign(path: Path, key: PrivateKey, out: Path | None = None) -> Signing:
                 f"{path}: {entry.shown} is a pointer, not the file", hint="fetch it with: git lfs pull"
             )
     found = agreement_of(folder)
-    _refuse_disagreement(path, found)
+    refuse_disagreement(path, found)
     known: Mapping[str, str] = found.hashed or {}
     digests = {entry.name: known.get(entry.name) or sha256_of(entry) for entry in entries}
     name = found.record.name if found.record is not None else path.resolve().name
@@ -122,7 +122,7 @@ def _refuse_private_keys(folder: Folder, key: PrivateKey) -> None:
             raise FormatError(f"{folder.path}: {finding.message}", hint="it would be published: move it away")
 
 
-def _refuse_disagreement(path: Path, found: Agreement) -> None:
+def refuse_disagreement(path: Path, found: Agreement) -> None:
     """A signature over a manifest that is not true would make others believe it."""
     if found.check.status == "differs":
         first = found.differences[0]
