@@ -114,9 +114,14 @@ def read_manifest(folder: Path) -> Mapping[str, Any] | None:
 
 
 def listed_only(folder: Path) -> bool:
-    """Whether ``folder`` holds only files its own manifest lists: what makes it safe to replace."""
+    """Whether ``folder`` holds only files its own manifest lists: what makes it safe to replace.
+
+    An adapter with a version never is: its manifest lists what somebody else wrote, and keeps.
+    """
     manifest = read_manifest(folder)
     if manifest is None or not str(manifest.get("schema", "")).startswith("adaptool/manifest/"):
+        return False
+    if manifest.get("kind") == "adapter":
         return False
     records = manifest.get("files")
     if not isinstance(records, list):

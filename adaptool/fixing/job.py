@@ -13,7 +13,7 @@ from adaptool.fixing.fixes import Change, fixed
 from adaptool.fixing.proof import Proof, prove
 from adaptool.rules.subject import Subject
 from adaptool.summary.beside import files_beside
-from adaptool.writing.adapter_folder import AdapterJob, source_of
+from adaptool.writing.adapter_folder import AdapterJob, parent_of
 
 TRAVELS = ("tokenizer", "chat template", "model card", "licence")
 """What goes with an adapter; the rest (pickles, code, checkpoints, logs) stays where it is."""
@@ -64,7 +64,8 @@ class FixJob(AdapterJob):
         super().check(dry=dry)
 
     def origin(self) -> Mapping[str, Any]:
-        return {"adapters": [source_of(self.state.before)], "changes": [change.what for change in self.state.changes]}
+        parents = [parent_of(self.state.before, "fixed_from")]
+        return {"parents": parents, "changes": [change.what for change in self.state.changes]}
 
     def inspected(self, folder: Path) -> None:
         self._proof = prove(self.state.before, replace(open_adapter(folder), path=self.out))

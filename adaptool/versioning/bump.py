@@ -23,6 +23,7 @@ from adaptool.versioning.planned import Planned, planned
 from adaptool.versioning.record import Record, record_beside
 from adaptool.versioning.recording import contents_of_record, record_of
 from adaptool.versioning.semver import LEVELS, Version, parse_version
+from adaptool.versions import MANIFEST_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,11 @@ def bump(folder: Path, wanted: Wanted, said: Said, committed: Committed | None) 
         folder, record, disk, before=earlier[0][1].version, level=first.level, reasons=first.reasons,
         since=first.since, notes=notes,
     )  # fmt: skip
+
+
+def is_versioned(folder: Path, committed: Committed | None) -> bool:
+    """Whether there is a manifest, good or bad, in the folder or at HEAD."""
+    return (folder / MANIFEST_NAME).exists() or (committed is not None and bool(committed.records(folder)))
 
 
 def _beside(folder: Path, known: Sequence[tuple[str, Record]]) -> Record:

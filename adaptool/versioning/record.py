@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from adaptool import __version__
-from adaptool.errors import FormatError, NotFetchedError
+from adaptool.errors import AdaptoolError, FormatError, NotFetchedError
 from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
 from adaptool.versioning.fields import Fields
@@ -262,3 +262,12 @@ def record_beside(folder: Path) -> Record | None:
     if not path.exists():
         return None
     return read_record(open_file(path).read_all(LARGEST), str(path))
+
+
+def version_beside(folder: Path) -> str | None:
+    """The version of the adapter in a folder, None where it has none that can be read."""
+    try:
+        record = record_beside(folder)
+    except AdaptoolError:
+        return None
+    return None if record is None else record.version

@@ -12,8 +12,17 @@ from typing import Any
 from adaptool import __version__
 from adaptool.adapters.adapter import WEIGHTS_NAME, Adapter
 from adaptool.adapters.config import CONFIG_NAME
+from adaptool.errors import AdaptoolError
 from adaptool.tensors.writer import FilePlan, plan_files
-from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, adapter_digest, file_record, header_digest, manifest_text
+from adaptool.versions import (
+    MANIFEST_NAME,
+    MANIFEST_SCHEMA,
+    adapter_digest,
+    file_record,
+    header_digest,
+    manifest_text,
+    read_manifest,
+)
 from adaptool.writing.job import SCRATCH, Output, WriteJob
 from adaptool.writing.publish import publish
 
@@ -24,8 +33,8 @@ class AdapterJob(WriteJob):
     A subclass says where it comes from, and checks the folder before it is published.
     """
 
-    kind = "adapter"
-    """What the manifest calls it."""
+    kind: str
+    """What the manifest calls it: an adapter without a version, until ``version init`` takes it up."""
 
     def __init__(
         self, adapter: Adapter, out: Path, *, sides: Sequence[Path] = (), workers: int = 1, overwrite: bool = False
@@ -86,6 +95,15 @@ class AdapterJob(WriteJob):
         publish(folder, self.out, SCRATCH)
 
 
-def source_of(adapter: Adapter) -> dict[str, Any]:
-    """An input adapter, as a manifest names it."""
-    return {"name": adapter.name, "digest": adapter_digest(adapter)}
+def parent_of(adapter: Adapter, relation: str) -> dict[str, Any]:
+    """An input adapter, as a manifest names it: the digest is the one its own manifest has."""
+    digest, version = adapter_digest(adapter), None
+    try:
+        stated = read_manifest(adapter.folder) or {}
+    except AdaptoolError:
+        stated = {}
+    content = stated.get("content")
+    if stated.get("kind") == "adapter" and isinstance(content, dict) and content.get("digest") == digest:
+        version = stated.get("version")
+    told = {"relation": relation, "name": adapter.name, "digest": digest}
+    return {**told, "version": version} if isinstance(version, str) and version else told
