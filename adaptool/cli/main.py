@@ -25,6 +25,7 @@ COMMANDS = {
     "validate": "Check adapters: broken, hostile or silently wrong ones, and whether a runtime takes them.",
     "diff": "Compare two adapters exactly, or two models: what changed, by how much, in one word.",
     "version": "Keep adapters under version: init, show, bump, tag, log, check, sign, verify, sbom.",
+    "git": "Let git diff, git log -p and git difftool tell what changed in an adapter.",
     "rules": "Explain what validate checks: every rule, why it is there, and the way out.",
     "schema": "Print the JSON Schema of a file or of a command's --json.",
 }
