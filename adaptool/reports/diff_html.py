@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from adaptool import __version__
 from adaptool.comparing.result import Comparison, Side
 from adaptool.reports.diff_html_tables import MOST, NAME, module_table, name_cell, projection_table, tensor_table
-from adaptool.reports.diff_maps import ADDED, MEANINGS, OTHER, REMOVED, UNKNOWN, Change, maps_of
+from adaptool.reports.diff_maps import ADDED, FROM_ZERO, MEANINGS, NOT_KNOWN, REMOVED, Change, maps_of
 from adaptool.reports.diff_words import (
+    UNKNOWN,
     base,
     both,
     change_of,
     cosine,
+    distance,
     immaterial,
     kind,
     material,
@@ -21,7 +23,7 @@ from adaptool.reports.diff_words import (
     tone,
     weight,
 )
-from adaptool.reports.figures import count, percent, plural
+from adaptool.reports.figures import count, plural
 from adaptool.reports.heat_map import heat_map, legend, scale_of
 from adaptool.reports.html import Cell, Heading, Markup, Row, card, facts, page, pill, section, table, tag, tiles
 from adaptool.reports.layout import elided
@@ -66,10 +68,11 @@ def diff_html(comparison: Comparison) -> str:
 
 
 def _figures(comparison: Comparison) -> Markup | None:
-    if not comparison.modules:
+    if not (comparison.norm_before or comparison.norm_after):
         return None
     changed = comparison.norm_after / comparison.norm_before - 1 if comparison.norm_before else None
     moved = len(comparison.largest)
+    apart = UNKNOWN if comparison.relative is None and comparison.norm_before else distance(comparison.relative)
     return tiles(
         [
             (
@@ -77,7 +80,7 @@ def _figures(comparison: Comparison) -> Markup | None:
                 both(comparison.norm_before, comparison.norm_after, "changed"),
                 "" if not changed or abs(changed) < 5e-5 else f"{100 * changed:+.3g} %",
             ),
-            ("distance", percent(comparison.relative) or "from zero", "of ‖ΔW‖"),
+            ("distance", apart, "of ‖ΔW‖" if comparison.relative is not None else ""),
             ("cosine", cosine(comparison.cosine) or "–", "of all updates as one"),
             ("modules that differ", count(moved), f"of {count(len(comparison.modules))}"),
         ]
@@ -145,7 +148,7 @@ def _map_section(title: str, note: str, changes: Sequence[Change]) -> Iterator[M
         return
     scale = scale_of(tile.value for tile in cells)
     present = {tile.mark for tile in cells}
-    marks = [("mark", sign, MEANINGS[sign]) for sign in (ADDED, REMOVED, OTHER, UNKNOWN) if sign in present]
+    marks = [("mark", sign, MEANINGS[sign]) for sign in (ADDED, REMOVED, FROM_ZERO, NOT_KNOWN) if sign in present]
     if any(tile.value == 0 for tile in cells):
         marks.insert(0, ("same", "=", "the same"))
     body = []

@@ -13,6 +13,7 @@ from adaptool.reports.diff_words import (
     degrees,
     far,
     figure,
+    group_distance,
     largest_tensors,
     norms,
     ranks,
@@ -41,7 +42,7 @@ def projection_table(comparison: Comparison) -> Markup | None:
         [
             name_cell(group.name), Cell(count(group.changed), group.changed), Cell(count(group.modules), group.modules),
             Cell(figure(group.norm_before), group.norm_before), Cell(figure(group.norm_after), group.norm_after),
-            Cell(percent(group.relative) or "from zero", group.relative), Cell(cosine(group.cosine), group.cosine),
+            Cell(group_distance(group), group.relative), Cell(cosine(group.cosine), group.cosine),
         ]
         for group in moved[:MOST]
     ]  # fmt: skip

@@ -17,8 +17,13 @@ from adaptool.reports.heat_map import Tile
 MOST_ROWS, MOST_COLUMNS, MOST_MAPS = 60, 128, 8
 """What a page has room for; the maps with the most modules are shown, and the rows that moved most."""
 
-ADDED, REMOVED, OTHER, UNKNOWN = "+", "−", "∗", "?"
-MEANINGS = {ADDED: "added", REMOVED: "removed", OTHER: "was zero, or has another shape", UNKNOWN: "not finite"}
+ADDED, REMOVED, FROM_ZERO, NOT_KNOWN = "+", "−", "∗", "?"
+MEANINGS = {
+    ADDED: "added",
+    REMOVED: "removed",
+    FROM_ZERO: "was zero",
+    NOT_KNOWN: "unknown: of another shape, or not finite",
+}
 
 Change = ModuleChange | TensorChange
 
@@ -81,8 +86,8 @@ class Together:
             return REMOVED
         if self.relative is not None:
             return ""
-        finite = all(m.norm_before is not None or m.state in ("added", "removed") for m in self.members)
-        return OTHER if finite else UNKNOWN
+        known = all(m.norm_before is not None or m.state in ("added", "removed") for m in self.members)
+        return FROM_ZERO if known else NOT_KNOWN
 
 
 def _norm_after(change: Change) -> float | None:

@@ -16,6 +16,7 @@ from adaptool.reports.diff_words import (
     change_of,
     cosine,
     far,
+    group_distance,
     immaterial,
     kind,
     largest_angle,
@@ -33,7 +34,7 @@ from adaptool.reports.diff_words import (
     totals,
     weight,
 )
-from adaptool.reports.figures import count, listed, percent
+from adaptool.reports.figures import count, listed
 from adaptool.reports.layout import elided, visible
 from adaptool.reports.markdown import code, escaped
 from adaptool.reports.sparkline import sparkline
@@ -77,7 +78,7 @@ def _comment(comparison: Comparison, top: int, rows: int) -> str:
 
 def marker(name: str) -> str:
     """The hidden line by which a comment on ``name`` is found again: no name can end it early, or hold a line break."""
-    plain = re.sub(r"-{2,}", "-", re.sub(r"[^\w./@:+-]", "_", name))[:NAME]
+    plain = re.sub(r"-{2,}", "-", re.sub(r"[^\w./+-]", "_", name))[:NAME]
     return f"<!-- adaptool diff {plain} -->"
 
 
@@ -133,13 +134,13 @@ def _config(comparison: Comparison, most: int) -> Section:
 
 def _projections(comparison: Comparison, most: int) -> Section:
     moved = [group for group in comparison.projections if group.changed]
-    if comparison.equal or not comparison.modules:
+    if comparison.equal or not (comparison.norm_before or comparison.norm_after):
         return []
     lines = [f"‖ΔW‖ {escaped(totals(comparison))}; {states(comparison.modules, 'module')}."]
     for state in ("added", "removed"):
         if found := together([m.place for m in comparison.modules if m.state == state], one_stack(comparison)):
             lines += ["", f"{state}: {listed([_name(name) for name in found])}"]
-    if moved:
+    if any(group.norm_before or group.norm_after for group in moved):
         heads = ["projection", "changed", "‖ΔW‖", "distance", "cosine", "by layer"]
         lines += ["", *_table(heads, map(_group, moved[:most]), right=range(1, 5))]
     if len(moved) > most:
@@ -151,14 +152,14 @@ def _group(group: Group) -> list[str]:
     changed = count(group.changed) if group.changed == group.modules else f"{group.changed} of {group.modules}"
     return [
         _name(group.name), changed, both(group.norm_before, group.norm_after, "changed"),
-        percent(group.relative) if group.relative is not None else "from zero", cosine(group.cosine),
+        group_distance(group), cosine(group.cosine),
         code(sparkline(group.by_layer, SPARK)) if len(group.by_layer) > 1 else "",
     ]  # fmt: skip
 
 
 def _modules(comparison: Comparison, top: int) -> Section:
     moved = [module for module in comparison.largest if module.state == "changed"]
-    if comparison.equal or not moved[:top]:
+    if comparison.equal or not any(module.distance is not None for module in moved[:top]):
         return []
     stack = one_stack(comparison)
 

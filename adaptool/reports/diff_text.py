@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from adaptool.comparing.result import Comparison, ConfigChange, Group, Side
 from adaptool.reports.diff_words import (
+    NAME,
     base,
     change_of,
     cosine,
     far,
+    group_distance,
     immaterial,
     kind,
     largest_angle,
@@ -28,7 +30,7 @@ from adaptool.reports.diff_words import (
     totals,
     weight,
 )
-from adaptool.reports.figures import count, listed, number, percent
+from adaptool.reports.figures import count, listed, number
 from adaptool.reports.layout import (
     BLANK,
     INDENT,
@@ -49,12 +51,10 @@ TOP = 10
 """Modules, and tensors, in their tables."""
 FEW = 4
 """Names before the rest is counted."""
-VALUE = 36
+VALUE = 40
 """Columns of a field's value; -v shows all."""
-NAME = 48
-"""Columns of a name within a sentence."""
-SPARK, WIDE_SPARK, WIDE = 16, 32, 100
-"""Columns of a sparkline, also on a terminal of WIDE columns."""
+SPARK, WIDE_SPARK, WIDE = 16, 32, 84
+"""Columns of a sparkline, also where WIDE columns are left beside the names."""
 
 SIDES = (
     Column("", keep=10),
@@ -177,18 +177,21 @@ def _dim(text: str, width: int) -> list[Line]:
 def _totals(comparison: Comparison, width: int) -> Iterator[Line]:
     if not comparison.modules or comparison.equal:
         return
-    yield from fact("‖ΔW‖", totals(comparison), width)
-    yield from fact("over", states(comparison.modules, "module"), width)
+    if comparison.norm_before or comparison.norm_after:
+        yield from fact("‖ΔW‖", totals(comparison), width)
+    if any(module.state != "same" for module in comparison.modules):
+        yield from fact("over", states(comparison.modules, "module"), width)
     for state in ("added", "removed"):
         if found := together([m.place for m in comparison.modules if m.state == state], one_stack(comparison)):
-            yield from fact(state, listed([elided(name, NAME) for name in found], FEW), width, "warn")
+            yield from fact(state, listed(found, FEW), width, "warn")
 
 
 def _projections(comparison: Comparison, width: int) -> list[Line]:
     moved = [group for group in comparison.projections if group.changed]
-    if comparison.equal or not moved:
+    if comparison.equal or not any(group.norm_before or group.norm_after for group in moved):
         return []
-    lines = table(PROJECTIONS, [_group(group, WIDE_SPARK if width >= WIDE else SPARK) for group in moved], width)
+    roomy = width >= WIDE + max(cells(group.name) for group in moved)
+    lines = table(PROJECTIONS, [_group(group, WIDE_SPARK if roomy else SPARK) for group in moved], width)
     if still := [elided(group.name, NAME) for group in comparison.projections if not group.changed]:
         lines += _dim(f"the same: {listed(still, FEW)}", width)
     return lines
@@ -199,7 +202,7 @@ def _group(group: Group, spark: int) -> list[str]:
     changed = count(group.changed) if group.changed == group.modules else f"{group.changed} of {group.modules}"
     return [
         group.name, changed, number(group.norm_before), f"→ {number(group.norm_after)}",
-        percent(group.relative) if group.relative is not None else "from zero", cosine(group.cosine),
+        group_distance(group), cosine(group.cosine),
         sparkline(group.by_layer, spark) if len(known) > 1 else "",
     ]  # fmt: skip
 
@@ -207,7 +210,7 @@ def _group(group: Group, spark: int) -> list[str]:
 def _modules(comparison: Comparison, width: int, top: int) -> list[Line]:
     moved = [module for module in comparison.largest if module.state == "changed"]
     shown = moved[:top]
-    if comparison.equal or not shown:
+    if comparison.equal or not any(module.distance is not None for module in moved) or not shown:
         return []
     title = "MODULES" if len(shown) == len(moved) else f"FURTHEST {len(shown)} OF {count(len(moved))}"
     stack = one_stack(comparison)

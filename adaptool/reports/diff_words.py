@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from adaptool.comparing.result import Comparison, ConfigChange, ModuleChange, Place, Side, State, TensorChange
-from adaptool.reports.figures import count, number, percent, plural, ranges, size
+from adaptool.comparing.result import Comparison, ConfigChange, Group, ModuleChange, Place, Side, State, TensorChange
+from adaptool.reports.figures import count, listed, number, percent, plural, ranges, size
 from adaptool.reports.layout import Style, elided
 from adaptool.summary.settings import title
 
+UNKNOWN = "unknown"
+NAME = 48
+"""Columns of a name within a sentence."""
 REVISION = 12
 """Digits of a commit that tell it from the others."""
 
@@ -86,23 +89,30 @@ def both(before: float | None, after: float | None, state: str) -> str:
 
 
 def figure(measured: float | None) -> str:
-    """A norm; it is unknown only where the numbers are not finite."""
-    return "not finite" if measured is None or not math.isfinite(measured) else number(measured)
+    """A norm; unknown where numbers are not finite, or were not worked out."""
+    return UNKNOWN if measured is None or not math.isfinite(measured) else number(measured)
 
 
 def far(change: ModuleChange | TensorChange) -> str:
     """The relative distance, or why there is none."""
     if change.state in ("added", "removed"):
         return change.state
-    if change.distance is None:
-        return "other shape" if _reshaped(change) else "not finite"
-    return "from zero" if change.relative is None else percent(change.relative)
-
-
-def _reshaped(change: ModuleChange | TensorChange) -> bool:
+    if change.distance is not None:
+        return distance(change.relative)
     if isinstance(change, TensorChange):
-        return change.shape_before != change.shape_after
-    return change.norm_before is not None and change.norm_after is not None
+        return "not finite" if change.shape_before == change.shape_after else "other shape"
+    return UNKNOWN
+
+
+def distance(relative: float | None) -> str:
+    """A relative distance; there is none from zero."""
+    return "from zero" if relative is None else percent(relative)
+
+
+def group_distance(group: Group) -> str:
+    """The relative distance of a group; unknown where it is of a member."""
+    known = group.relative is not None or (not group.norm_before and group.norm_after)
+    return distance(group.relative) if known else UNKNOWN
 
 
 def cosine(measured: float | None) -> str:
@@ -110,7 +120,7 @@ def cosine(measured: float | None) -> str:
     if measured is None:
         return ""
     short = 1 - measured
-    decimals = min(9, math.ceil(-math.log10(short))) if 1e-9 < short < 5e-4 else 3
+    decimals = min(9, math.ceil(-math.log10(short) - 1e-6)) if 1e-9 < short < 5e-4 else 3
     return "1" if abs(short) <= 1e-9 else f"{round(measured, decimals) + 0.0:.{decimals}f}"
 
 
@@ -126,8 +136,8 @@ def largest_angle(change: ModuleChange) -> str:
 
 
 def degrees(angle: float) -> str:
-    """ "23.4°"."""
-    return f"{angle:.2g}°" if angle < 1 else f"{angle:.3g}°"
+    """ "23.4°"; what is below a hundredth is rounding."""
+    return f"{round(angle, 2):.3g}°"
 
 
 def ranks(change: ModuleChange) -> str:
@@ -162,14 +172,21 @@ def short_name(name: str, place: Place, stack: str | None) -> str:
 
 
 def together(places: Iterable[Place], stack: str | None) -> list[str]:
-    """Modules by projection, with the layers they are in: "self_attn.k_proj in 13-15"."""
-    found: dict[str, list[int]] = {}
+    """Modules that are in the same layers, with these: "self_attn.k_proj, self_attn.v_proj in layers 13-15"."""
+    layered: dict[str, set[int]] = {}
     for place in places:
         prefix = f"{place.stack}." if place.stack and place.stack != stack else ""
-        layered = found.setdefault(f"{prefix}{place.projection}", [])
-        if place.layer is not None:
-            layered.append(place.layer)
-    return [f"{name} in {ranges(sorted(set(inside)))}" if inside else name for name, inside in found.items()]
+        layered.setdefault(elided(f"{prefix}{place.projection}", NAME), set()).update(
+            () if place.layer is None else (place.layer,)
+        )
+    alike: dict[tuple[int, ...], list[str]] = {}
+    for name, inside in layered.items():
+        alike.setdefault(tuple(sorted(inside)), []).append(name)
+    return [f"{listed(found)}{_in_layers(inside)}" for inside, found in alike.items()]
+
+
+def _in_layers(layers: Sequence[int]) -> str:
+    return f" in layer{'s' * (len(layers) > 1)} {elided(ranges(layers), NAME)}" if layers else ""
 
 
 STATES: dict[State, str] = {"changed": "changed", "added": "added", "removed": "removed", "same": "the same"}
@@ -228,8 +245,12 @@ def owed(comparison: Comparison) -> str:
 
 def totals(comparison: Comparison) -> str:
     """‖ΔW‖ before and after, how far apart the two are, and in which direction."""
-    changed = comparison.norm_after / comparison.norm_before - 1 if comparison.norm_before else None
-    more = f" ({100 * changed:+.3g} %)" if changed is not None and abs(changed) >= 5e-5 else ""
-    apart = f"{percent(comparison.relative)} of it apart" if comparison.relative is not None else "from zero"
+    before, after = comparison.norm_before, comparison.norm_after
+    if all(module.state == "same" for module in comparison.modules):
+        return f"{figure(before)}, the same in every module"
+    if comparison.relative is None:
+        return f"{both(before, after, 'changed')}; how far apart the two are is not known" if before else (
+            f"{both(before, after, 'changed')}, from zero")  # fmt: skip
+    more = f" ({100 * (after / before - 1):+.3g} %)" if before and abs(after / before - 1) >= 5e-5 else ""
     angle = f", cosine {cosine(comparison.cosine)}" if comparison.cosine is not None else ""
-    return f"{both(comparison.norm_before, comparison.norm_after, 'changed')}{more}, {apart}{angle}"
+    return f"{both(before, after, 'changed')}{more}, {percent(comparison.relative)} of it apart{angle}"

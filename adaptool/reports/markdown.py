@@ -48,7 +48,7 @@ def _adapter(report: AdapterReport) -> Iterator[str]:
 def escaped(text: str) -> str:
     """Text that Markdown leaves alone: no markup, no HTML, no link, no mention of a user, no break out of a cell."""
     flat = visible(" ".join(text.split()))
-    plain = "".join(f"&#{ord(c)};" if c in "<>&@|#~" else f"\\{c}" if c in "\\`*_[]!" else c for c in flat)
+    plain = "".join(f"&#{ord(c)};" if c in "<>&@|#~`" else f"\\{c}" if c in "\\*_[]!" else c for c in flat)
     return LINKING.sub(lambda found: f"&#{ord(found[0])};", plain)
 
 
