@@ -41,11 +41,12 @@ def _what(change: Change) -> str:
 
 def moved(change: Change) -> str:
     """What bump did, in a line."""
+    name = visible(change.name)
     if change.before == change.after:
         refreshed = "manifest refreshed" if change.written else "nothing to do"
-        return f"{change.name} {change.after} stays ({change.level}): {refreshed}"
+        return f"{name} {change.after} stays ({change.level}): {refreshed}"
     already = "" if change.written else ": bumped already"
-    return f"{change.name} {change.before} → {change.after} ({change.level}){already}"
+    return f"{name} {visible(str(change.before))} → {change.after} ({change.level}){already}"
 
 
 def shown_report(shown: Shown, width: int, *, verbose: bool = False) -> list[Line]:

@@ -155,6 +155,9 @@ def _notes(record: Record, disk: Record, judged: Sequence[Judged], said: Said) -
             )
     stale = disk.metrics.keys() - said.metrics.keys()
     if stale and record.content != disk.content and any(one.level != "none" for one in judged):
-        yield f"{record.name}: {', '.join(sorted(stale))} were measured on {disk.version}: say them anew with --metric"
+        yield (
+            f"{record.name}: metrics of {disk.version} are kept ({', '.join(sorted(stale))}):"
+            " measure again, and say them with --metric"
+        )
     if not record.base.pinned:
         yield unpinned(record)
