@@ -527,7 +527,8 @@ BUNDLES = {
     "two signatures": bundles(lambda value: value["dsseEnvelope"]["signatures"].append({"sig": "AAAA"})),
     "two equal ones": bundles(lambda value: value["dsseEnvelope"].update(
         signatures=value["dsseEnvelope"]["signatures"] * 2)),
-    "base64 cut off": bundles(lambda value: value["dsseEnvelope"].update(payload=value["dsseEnvelope"]["payload"][:-1])),
+    "base64 cut off": bundles(lambda value: value["dsseEnvelope"].update(
+        payload=value["dsseEnvelope"]["payload"][:-1])),
     "base64 with a line break": bundles(lambda value: value["dsseEnvelope"].update(
         payload=value["dsseEnvelope"]["payload"][:8] + "\n" + value["dsseEnvelope"]["payload"][8:])),
     "base64 with another alphabet": bundles(lambda value: value["dsseEnvelope"].update(payload="-_-_")),
@@ -677,7 +678,7 @@ def test_a_clone_without_its_content_is_verified(tmp_path, keys, monkeypatch):
 
 def test_a_manifest_that_is_not_true_is_not_signed(adapter, keys):
     save_adapter(adapter, seed=3)
-    with pytest.raises(MismatchError, match="manifest and content disagree: adapter_model.safetensors"):
+    with pytest.raises(MismatchError, match=r"manifest and content disagree: adapter_model\.safetensors"):
         sign(adapter, read_private_key(keys[0]))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.errors import AdaptoolError, FormatError
+from adaptool.errors import AdaptoolError, FormatError, MismatchError
 from adaptool.rules.files.listing import Entry
 from adaptool.summary.beside import kind_of
 from adaptool.tensors.files import open_file
@@ -54,6 +55,19 @@ def agreement_of(folder: Folder) -> Agreement:
     except AdaptoolError as error:
         return Agreement(ManifestCheck("unchecked", error.message))
     return _of_adapter(folder, record)
+
+
+def refuse_disagreement(path: Path, found: Agreement) -> None:
+    """Raise MismatchError where the manifest is not true of the content: what rests on it would not be either."""
+    if found.check.status == "differs":
+        first = found.differences[0]
+        detail = f": {first.detail}" if first.detail else ""
+        raise MismatchError(
+            f"{path}: manifest and content disagree: {first.file} ({first.what}){detail}",
+            hint=f"adaptool version bump --auto {path}",
+        )
+    if found.check.status == "unchecked" and found.check.kind in (None, "adapter"):
+        raise MismatchError(f"the manifest could not be held against the content: {found.check.because}")
 
 
 def _kind(data: bytes, where: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from adaptool.errors import AdaptoolError
@@ -20,6 +21,7 @@ LONGEST = 500
 
 BLOCK = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|$)", re.DOTALL)
 FIELD = re.compile(r"([A-Za-z_][\w-]*):(?:[ \t]+(.*?))?[ \t]*")
+PART = re.compile(r"\s*(?:\"[^\"]*\"|'[^']*')|[^,]+")
 ITEM = re.compile(r"[ \t]*-[ \t]+(.*?)[ \t]*")
 
 
@@ -71,10 +73,12 @@ def _fields(block: str) -> Mapping[str, tuple[str, ...]]:
 
 
 def _values(text: str) -> tuple[str, ...]:
+    """The values of a field or an item: one, or those of a list in brackets."""
     if text.startswith("[") and text.endswith("]"):
-        return tuple(value for part in text[1:-1].split(",")[:MOST_ITEMS] for value in _values(part.strip()))
+        parts = (found.group().strip() for found in PART.finditer(text[1:-1]))
+        return tuple(value for part in islice(parts, MOST_ITEMS) for value in _values(part))
     if text[:1] in ("'", '"'):
         end = text.find(text[0], 1)
         return (text[1:end][:LONGEST],) if end > 1 else ()
     plain = re.sub(r"(?:^|[ \t])#.*$", "", text).strip()
-    return () if plain in ("", "null", "~", "|", ">") or plain[0] in "{&*!|>" else (plain[:LONGEST],)
+    return () if plain in ("", "null", "~") or plain[0] in "[{&*!|>" else (plain[:LONGEST],)

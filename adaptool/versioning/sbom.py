@@ -17,7 +17,7 @@ from adaptool.adapters.config import CONFIG_NAME, AdapterConfig, read_config
 from adaptool.errors import AdaptoolError, NotFoundError
 from adaptool.git.repository import find_repository
 from adaptool.merging.provenance import hub_id
-from adaptool.versioning.agreement import agreement_of
+from adaptool.versioning.agreement import agreement_of, refuse_disagreement
 from adaptool.versioning.card import Card, card_of
 from adaptool.versioning.covered import open_folder
 from adaptool.versioning.lineage import Ancestor, Family, Found
@@ -41,7 +41,6 @@ from adaptool.versioning.sbom_parts import (
     without_ref,
 )
 from adaptool.versioning.sides import working_side
-from adaptool.versioning.signing import refuse_disagreement
 from adaptool.versions import canonical_json
 
 NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
@@ -147,16 +146,18 @@ def _lineage(path: Path, record: Record) -> tuple[Ancestor, ...]:
 
 
 def _fixed_from(path: Path) -> Iterator[Part]:
-    for source in inputs_of(manifest_of(path)):
+    """What a corrected adapter was before; an earlier adaptool called its parents adapters."""
+    manifest = manifest_of(path)
+    for source in inputs_of(manifest, "parents") or inputs_of(manifest):
         yield input_of(source, "fixed_from")
 
 
 def _model_card(card: Card, config: AdapterConfig | None, record: Record) -> Part:
     fields = config.fields if config is not None else {}
-    mapping = fields.get("auto_mapping") if isinstance(fields.get("auto_mapping"), dict) else {}
+    mapping = fields.get("auto_mapping")
+    architecture = text_of(mapping, "base_model_class") if isinstance(mapping, dict) else None
     task = card.task or TASKS.get(str(fields.get("task_type")))
-    return model_card(task=task, architecture=text_of(mapping, "base_model_class"), datasets=card.datasets,
-                      metrics=record.metrics)  # fmt: skip
+    return model_card(task=task, architecture=architecture, datasets=card.datasets, metrics=record.metrics)
 
 
 def _ref(record: Record) -> str:

@@ -55,18 +55,20 @@ def made(bill: Bill, folder: Folder, kind: str | None) -> Part:
     )  # fmt: skip
 
 
-def inputs_of(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The adapters that a manifest says something was made of."""
-    adapters = manifest.get("adapters")
-    return [adapter for adapter in adapters if isinstance(adapter, dict)] if isinstance(adapters, list) else []
+def inputs_of(manifest: Mapping[str, Any], name: str = "adapters") -> list[Mapping[str, Any]]:
+    """The adapters (or ``parents``) that a manifest says something was made of."""
+    listed = manifest.get(name)
+    return [one for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
 
 
 def input_of(source: Mapping[str, Any], relation: str) -> Part:
     """One of them."""
     name, digest = text_of(source, "name") or "adapter", text_of(source, "digest")
-    properties = [prop("relation", relation)]
+    properties = [prop("relation", text_of(source, "relation") or relation)]
     properties += [prop(key.replace("_", "-"), source[key]) for key in ("weight", "peft_type") if key in source]
-    return model(f"adapter:{name}#{(digest or '')[:16]}", name, digest=digest, properties=properties)
+    version = text_of(source, "version")
+    ref = f"adapter:{name}@{version or ''}#{(digest or '')[:16]}"
+    return model(ref, name, version, digest=digest, properties=properties)
 
 
 def manifest_of(path: Path) -> Mapping[str, Any]:

@@ -129,7 +129,7 @@ def licences(text: str | None, link: str | None = None) -> list[Part]:
         return [{"license": {"id": SPDX[text.lower()]}}]
     words = text.replace("(", " ").replace(")", " ").split()
     if len(words) > 2 and all(word in ("AND", "OR") or word.lower() in SPDX for word in words):
-        return [{"expression": " ".join(SPDX.get(word.lower(), word) for word in text.split())}]
+        return [{"expression": re.sub(r"[^\s()]+", lambda found: SPDX.get(found[0].lower(), found[0]), text)}]
     address = {"url": link} if link and re.fullmatch(r"https?://[^\s<>\"{}|\\^`]+", link) else {}
     return [{"license": {"name": text, **address}}]
 

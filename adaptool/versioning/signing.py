@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptool.errors import AdaptoolError, FormatError, MismatchError, NotFetchedError, NotFoundError, UsageError
-from adaptool.versioning.agreement import Agreement, agreement_of
+from adaptool.errors import AdaptoolError, FormatError, NotFetchedError, NotFoundError, UsageError
+from adaptool.versioning.agreement import Agreement, agreement_of, refuse_disagreement
 from adaptool.versioning.bundle import SIGNATURE_NAME, Bundle, bundle_text, read_bundle
 from adaptool.versioning.covered import Folder, left_out, open_folder, pointer_in, sha256_of, to_sign
 from adaptool.versioning.dsse import PAYLOAD_TYPE, Envelope, encoded
@@ -120,19 +120,6 @@ def _refuse_private_keys(folder: Folder, key: PrivateKey) -> None:
     for finding in report.findings:
         if finding.severity == "error":
             raise FormatError(f"{folder.path}: {finding.message}", hint="it would be published: move it away")
-
-
-def refuse_disagreement(path: Path, found: Agreement) -> None:
-    """A signature over a manifest that is not true would make others believe it."""
-    if found.check.status == "differs":
-        first = found.differences[0]
-        detail = f": {first.detail}" if first.detail else ""
-        raise MismatchError(
-            f"{path}: manifest and content disagree: {first.file} ({first.what}){detail}",
-            hint=f"adaptool version bump --auto {path}",
-        )
-    if found.check.status == "unchecked" and found.check.kind in (None, "adapter"):
-        raise MismatchError(f"the manifest could not be held against the content: {found.check.because}")
 
 
 def _notes(found: Agreement, key: PrivateKey, symlinks: bool) -> tuple[str, ...]:
