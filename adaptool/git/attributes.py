@@ -24,12 +24,12 @@ LFS = re.compile(r"[-!]?(?:filter|merge|text)(?:=.*)?")
 def with_driver(text: str, *, lfs: bool) -> str:
     """The file's text with the driver on every pattern, and where asked with LFS; the same text where it has both."""
     lines, ending = _lines(text)
-    lines = [_changed(line, lfs=lfs) for line in lines]
+    handed = {pattern for pattern in PATTERNS if lfs and _last(lines, pattern, FILTER) != "filter=lfs"}
+    lines = [_changed(line, lfs=_pattern(line) in handed) for line in lines]
     if not all(_has(lines, pattern, lfs=lfs) for pattern in PATTERNS):
         lines = [line for line in lines if line != HEADING and line not in map(_new, PATTERNS)]
         lacking = [pattern for pattern in PATTERNS if not _has(lines, pattern, lfs=lfs)]
-        kept = [pattern for pattern in PATTERNS if _last(lines, pattern, FILTER) == "filter=lfs"]
-        lines += [HEADING, *(_new(pattern, lfs=lfs and pattern not in kept) for pattern in lacking)]
+        lines += [HEADING, *(_new(pattern, lfs=pattern in handed) for pattern in lacking)]
     return _text(lines, ending)
 
 

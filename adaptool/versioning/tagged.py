@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from adaptool.comparing.result import Level
 from adaptool.errors import UsageError
-from adaptool.git.process import failure, run_git
+from adaptool.git.process import failure
+from adaptool.git.remotes import ask_remote
 from adaptool.git.repository import Repository, Tag
 from adaptool.versioning.findings import Finding, Severity, finding
 from adaptool.versioning.history import Archive
@@ -18,9 +19,6 @@ from adaptool.versioning.record import Record
 from adaptool.versioning.semver import Version
 from adaptool.versioning.steps import Elsewhere
 from adaptool.versioning.tags import digest_in, tags_of
-
-TRANSPORTS = "file:git:http:https:ssh"
-"""By which a remote may be asked, where the user names one; ext, which is any command, is not among them."""
 
 LevelAt = Callable[[str, Record], Level | None]
 """What lies between an adapter at a commit, which has that record there, and here; None where it cannot be told."""
@@ -123,10 +121,7 @@ def remote_tags(repository: Repository, name: str) -> Mapping[str, str]:
     known = os.fsdecode(repository.run("remote")).splitlines()
     if name not in known:
         raise UsageError(f"no remote is called {name[:60]!r}", hint=f"one of: {', '.join(known)}" if known else None)
-    done = run_git(
-        repository.folder, "ls-remote", "--tags", "--upload-pack=git-upload-pack", "--", name,
-        variables={**repository.state, "GIT_ALLOW_PROTOCOL": TRANSPORTS},
-    )  # fmt: skip
+    done = ask_remote(repository.folder, "--tags", "--", name)
     if done.returncode:
         raise failure("ls-remote", done.stderr)
     found: dict[str, str] = {}
