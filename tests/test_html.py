@@ -133,7 +133,7 @@ def test_shares_in_few_characters():
 def test_a_heat_map_names_few_of_many_columns():
     row = [Tile(i / 100, f"layer {i}") for i in range(100)]
     text = heat_map("map", [str(i) for i in range(100)], [("q_proj", row)], Scale(0.0, 1.0), corner="projection")
-    assert text.count('<span class="hidden">') == 80
+    assert text.count('<span class="hidden">') == 90
     assert len(re.findall(r"<td", text)) == 100
 
 

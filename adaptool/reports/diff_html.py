@@ -28,8 +28,8 @@ from adaptool.reports.heat_map import heat_map, legend, scale_of
 from adaptool.reports.html import Cell, Heading, Markup, Row, card, facts, page, pill, section, table, tag, tiles
 from adaptool.reports.layout import elided
 
-VALUE = 400
-"""Characters of a field's value."""
+VALUE, SENTENCE = 400, 2000
+"""Characters of a field's value, and of a sentence."""
 
 HOW_TO_READ = (
     ("ΔW", "what the adapter adds to a weight: scale · B · A. B and A are not unique, so only ΔW is compared."),
@@ -52,7 +52,7 @@ def diff_html(comparison: Comparison) -> str:
         tag("p", "adaptool diff", class_="note"),
         tag("h1", before, " → ", after),
         tag("p", pill(comparison.verdict, tone(comparison))),
-        tag("p", comparison.because, class_="lead"),
+        tag("p", elided(comparison.because, SENTENCE), class_="lead"),
         _figures(comparison),
         tag("div", _side("A", comparison.before), _side("B", comparison.after), class_="cards"),
         _version(comparison),
@@ -94,22 +94,23 @@ def _side(letter: str, side: Side) -> Markup:
         ("type", kind(side)),
         ("rank", side.rank),
         ("weights", f"{weight(side)} in {plural(side.tensors, 'tensor')}"),
-        ("base", elided(base(side), VALUE)),
+        ("base", base(side)),
     ]
     return card(
-        f"{letter} · {elided(side.name or side.given, NAME)}", facts((name, value) for name, value in told if value)
+        f"{letter} · {elided(side.name or side.given, NAME)}",
+        facts((name, value if isinstance(value, Markup) else elided(value, VALUE)) for name, value in told if value),
     )
 
 
 def _version(comparison: Comparison) -> Markup | None:
     if comparison.equal and comparison.level == "none":
         return None
-    return tag("p", tag("strong", "Version: "), "asks for ", owed(comparison), ".")
+    return tag("p", tag("strong", "Version: "), "asks for ", elided(owed(comparison), SENTENCE), ".")
 
 
 def _notes(comparison: Comparison) -> Iterator[Markup]:
     for note in comparison.notes[:MOST]:
-        yield tag("p", note, class_="warn")
+        yield tag("p", elided(note, SENTENCE), class_="warn")
 
 
 def _config(comparison: Comparison) -> Markup | None:
@@ -117,7 +118,9 @@ def _config(comparison: Comparison) -> Markup | None:
     if not comparison.config:
         return None
     headings = [Heading("field"), Heading("before → after"), Heading("what it does")]
-    rows: list[Row] = [[name_cell(c.field), Cell(tag("code", change_of(c, VALUE))), c.effect] for c in shown[:MOST]]
+    rows: list[Row] = [
+        [name_cell(c.field), Cell(tag("code", change_of(c, VALUE))), elided(c.effect, VALUE)] for c in shown[:MOST]
+    ]
     quiet: list[Row] = [[name_cell(c.field), Cell(tag("code", change_of(c, VALUE)))] for c in rest[:MOST]]
     return section(
         "Config",

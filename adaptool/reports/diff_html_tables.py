@@ -34,7 +34,7 @@ BARS = 32
 
 def projection_table(comparison: Comparison) -> Markup | None:
     moved = [group for group in comparison.projections if group.changed]
-    if not moved:
+    if not any(group.norm_before or group.norm_after for group in moved):
         return None
     headings = [Heading("projection"), Heading("changed", True), Heading("of", True), Heading("‖ΔW‖ before", True),
                 Heading("after", True), Heading("distance", True), Heading("cosine", True)]  # fmt: skip

@@ -191,9 +191,9 @@ def _tensors(comparison: Comparison, top: int) -> Section:
 
 def _closing(comparison: Comparison, most: int) -> Section:
     lines = [f"- {_sentence(note)}" for note in comparison.notes[:most]]
-    if not (comparison.equal and comparison.level == "none"):
-        lines += ["", f"**Version**: asks for {_sentence(owed(comparison))}"]
-    return lines
+    if comparison.equal and comparison.level == "none":
+        return lines
+    return [*lines, *([""] if lines else []), f"**Version**: asks for {_sentence(owed(comparison))}"]
 
 
 def _folded(title: str, lines: Iterable[str]) -> Section:

@@ -19,8 +19,8 @@ DECADES = 4
 """What a logarithmic scale spans at most below its end."""
 NAMES, WIDEST, NARROWEST, NARROWEST_FIGURES = 220, 60, 8, 28
 """Pixels of the rows' names, and of a column: at most, and at least, also where it shows figures."""
-READABLE = 20
-"""Columns up to which the figures are shown in the cells."""
+READABLE, NAMED = 20, 12
+"""Columns up to which the figures are shown in the cells; of more, how many have their names above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ def heat_map(
     corner: str,
 ) -> Markup:
     """``rows`` of tiles under ``columns``; None where there is nothing to show. ``corner`` names what both are."""
-    every = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1 << 40) if len(columns) <= READABLE * step)
+    named = READABLE if len(columns) <= READABLE else NAMED
+    every = next(step for step in (1, 2, 5, 10, 20, 50, 100, 1 << 40) if len(columns) <= named * step)
     head = tag(
         "tr",
         tag("th", corner, scope="col"),
