@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import unicodedata
 from pathlib import Path, PurePosixPath
 
@@ -15,8 +16,8 @@ import pytest
 from making_git import Repo, isolate, needs_lfs, save_adapter
 from test_schemas import check
 
+from adaptool.cli.main import main
 from adaptool.errors import AdaptoolError, FormatError, MismatchError, NotFetchedError, NotFoundError, UsageError
-from adaptool.reports.json import to_json
 from adaptool.versioning.bundle import Bundle, bundle_text, read_bundle
 from adaptool.versioning.dsse import PAYLOAD_TYPE, Envelope, encoded
 from adaptool.versioning.keys import read_private_key, read_public_key
@@ -841,11 +842,115 @@ def test_shards_that_leave_bytes_out_are_refused(shards):
         read_statement(json.dumps(value).encode(), "here")
 
 
-# --- the results
+# --- revisions
 
 
-def test_results_are_as_their_schema_says(signed, keys):
-    (signed / "extra.py").write_text("")
-    found = verified(signed, keys[1])
-    fields = {name: getattr(found, name) for name in type(found).__dataclass_fields__}
-    check("version-verify", to_json("version-verify", {**fields, "verdict": found.verdict}))
+@needs_lfs
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_revision_is_verified_with_every_file_of_it(tmp_path, keys, monkeypatch, capsys, bare):
+    """Also those in folders below, and what no reader of an adapter asks for."""
+    isolate(monkeypatch, tmp_path / "home")
+    repo = Repo(tmp_path / "repo")
+    repo.lfs()
+    folder = repo.adapter("adapters/sql")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool.jinja").write_text("x")
+    (folder / "link.json").symlink_to("adapter_config.json")
+    versioned(folder)
+    sign(folder, read_private_key(keys[0])).write()
+    repo.commit()
+    repo.tag("good")
+    (folder / "sub").mkdir()
+    (folder / "sub" / "evil.py").write_text("")
+    repo.commit()
+    repo.tag("bad")
+    clone = repo.clone(tmp_path / "clone", bare=bare)
+    monkeypatch.chdir(clone.folder)
+    verify = ["version", "verify", "--key", str(keys[1]), "--json"]
+    for here in (repo.folder, clone.folder):
+        monkeypatch.chdir(here)
+        assert main([*verify, "good:adapters/sql"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert told["verdict"] == "verified"
+        assert told["signature"]["file"] == "good:adapters/sql/model.sig"
+        assert told["not_fetched"] == ([] if here == repo.folder else ["adapter_model.safetensors"])
+        assert main([*verify, "bad:adapters/sql"]) == 1
+        [wrong] = json.loads(capsys.readouterr().out)["differences"]
+        assert (wrong["file"], wrong["what"]) == ("sub/evil.py", "unsigned")
+        assert main([*verify, "gone:adapters/sql"]) == 3
+        capsys.readouterr()
+
+
+# --- the commands
+
+
+def test_sign_and_verify_on_the_command_line(adapter, keys, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    private, public = map(str, keys)
+    assert main(["version", "verify", "sql"]) == 0
+    assert "NOT SIGNED" in capsys.readouterr().out
+    assert main(["version", "sign", "sql", "--key", private, "--dry-run"]) == 0
+    assert "adapter_model.safetensors" in capsys.readouterr().err
+    assert not (adapter / "model.sig").exists()
+    assert main(["version", "sign", "sql", "--key", private]) == 0
+    assert capsys.readouterr().out == "sql/model.sig\n"
+    assert main(["version", "verify", "sql", "--key", public]) == 0
+    assert "sql 0.1.0  verified" in capsys.readouterr().out
+    assert main(["version", "verify", "sql"]) == 3
+    assert "no key was given" in capsys.readouterr().out
+    (adapter / "x.py").write_text("")
+    assert main(["version", "verify", "sql", "--key", public]) == 1
+    told = capsys.readouterr().out
+    assert "NOT VERIFIED" in told
+    assert "x.py" in told
+    assert main(["version", "verify", "sql", "--key", private]) == 2
+    assert main(["version", "sign", "sql", "--key", public]) == 2
+    assert main(["version", "verify", "gone", "--key", public]) == 3
+    assert main(["version", "sign", "gone", "--key", private]) == 3
+    assert main(["version", "verify", "sql/adapter_model.safetensors", "--key", public]) == 3
+
+
+def test_a_passphrase_comes_from_the_environment(adapter, tmp_path, capsys, monkeypatch):
+    private, public = make_keys(tmp_path, "locked", passphrase=b"secret")
+    command = ["version", "sign", str(adapter), "--key", str(private), "--passphrase-env", "KEY_PASSPHRASE"]
+    monkeypatch.delenv("KEY_PASSPHRASE", raising=False)
+    assert main(command) == 2
+    monkeypatch.setenv("KEY_PASSPHRASE", "wrong")
+    assert main(command) == 2
+    monkeypatch.setenv("KEY_PASSPHRASE", "secret")
+    assert main(command) == 0
+    assert "secret" not in "".join(capsys.readouterr())
+    assert told(verified(adapter, public)) == VERIFIED
+
+
+def test_a_key_that_others_can_read_is_noted(adapter, keys, capsys):
+    keys[0].chmod(0o644)
+    assert main(["version", "sign", str(adapter), "--key", str(keys[0])]) == 0
+    assert "chmod 600" in capsys.readouterr().err
+
+
+def test_without_the_package_nothing_is_verified(signed, keys, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric", None)
+    assert main(["version", "verify", str(signed), "--key", str(keys[1])]) == 3
+    assert "pip install 'adaptool[sign]'" in capsys.readouterr().err
+    assert main(["version", "sign", str(signed), "--key", str(keys[0])]) == 3
+    assert main(["version", "verify", str(signed)]) == 3
+
+
+def test_names_are_not_shown_raw(signed, keys, capsys):
+    (signed / "\x1b[31mx\u202e.py").write_text("")
+    assert main(["version", "verify", str(signed), "--key", str(keys[1])]) == 1
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "\u202e" not in told
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_results_are_as_their_schemas_say(signed, keys, capsys, dry):
+    sign = ["version", "sign", str(signed), "--key", str(keys[0]), "--json"]
+    assert main([*sign, "--dry-run"] if dry else sign) == 0
+    check("version-sign", json.loads(capsys.readouterr().out))
+    (signed / "notes.csv").write_text("")
+    for more, code in ((["--key", str(keys[1])], 1), ([], 3)):
+        assert main(["version", "verify", str(signed), "--json", *more]) == code
+        check("version-verify", json.loads(capsys.readouterr().out))

@@ -29,13 +29,13 @@ def verify(console: Console, /, adapter: str, keys: tuple[Path, ...], signature:
     """
     from adaptool.reports.json import to_json
     from adaptool.reports.sign_text import verification_report
-    from adaptool.tensors.locate import locate
     from adaptool.versioning.pinned import keys_for
     from adaptool.versioning.verifying import verify_version
+    from adaptool.versioning.whole import whole_folder
 
-    folder = locate(adapter)
-    trusted = keys_for(folder, keys, Path.cwd())
-    found = verify_version(folder, trusted.keys, signature, given=adapter, pinned_by=trusted.pinned_by)
+    with whole_folder(adapter) as folder:
+        trusted = keys_for(folder, keys, Path.cwd())
+        found = verify_version(folder, trusted.keys, signature, given=adapter, pinned_by=trusted.pinned_by)
     if as_json:
         told = {name: getattr(found, name) for name in type(found).__dataclass_fields__}
         console.result_json(to_json("version-verify", {**told, "verdict": found.verdict}))

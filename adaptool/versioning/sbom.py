@@ -15,8 +15,10 @@ from typing import Any
 from adaptool import __version__
 from adaptool.adapters.config import CONFIG_NAME, AdapterConfig, read_config
 from adaptool.errors import AdaptoolError, NotFoundError
+from adaptool.git.named import split_revision
 from adaptool.git.repository import find_repository
 from adaptool.merging.provenance import hub_id
+from adaptool.tensors.locate import LAID_OUT
 from adaptool.versioning.agreement import agreement_of, refuse_disagreement
 from adaptool.versioning.card import Card, card_of
 from adaptool.versioning.covered import open_folder
@@ -40,7 +42,7 @@ from adaptool.versioning.sbom_parts import (
     text_of,
     without_ref,
 )
-from adaptool.versioning.sides import working_side
+from adaptool.versioning.sides import Side, commit_side, working_side
 from adaptool.versions import canonical_json
 
 NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
@@ -139,10 +141,21 @@ def _lineage(path: Path, record: Record) -> tuple[Ancestor, ...]:
     """The parents as far as they can be followed in the repository; outside of one, as they are named."""
     if not record.parents:
         return ()
-    repository = find_repository(path)
-    if repository is None or repository.bare:
+    side = _side(path)
+    if side is None:
         return tuple(Ancestor(parent, Found("outside", parent.path), ()) for parent in record.parents)
-    return Family(working_side(repository)).ancestors(record)
+    return Family(side).ancestors(record)
+
+
+def _side(path: Path) -> Side | None:
+    """The tree that the adapter is of: a revision's, where it was laid out from one, or the working tree."""
+    if str(path) not in LAID_OUT:
+        repository = find_repository(path)
+        return None if repository is None or repository.bare else working_side(repository)
+    revision, _ = split_revision(LAID_OUT[str(path)])
+    repository = find_repository(Path())
+    commit = None if repository is None else repository.commit(revision)
+    return None if repository is None or commit is None else commit_side(repository, commit, revision)
 
 
 def _fixed_from(path: Path) -> Iterator[Part]:

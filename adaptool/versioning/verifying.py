@@ -13,6 +13,7 @@ from pathlib import Path
 
 from adaptool.errors import DiskError, FormatError, NotFetchedError, NotFoundError, UnsupportedError
 from adaptool.rules.files.listing import Entry
+from adaptool.tensors.locate import as_given
 from adaptool.versioning.agreement import agreement_of
 from adaptool.versioning.bundle import SIGNATURE_NAME, Bundle, read_bundle
 from adaptool.versioning.covered import INERT, Folder, is_as_signed, open_folder, pointer_in
@@ -46,8 +47,10 @@ def verify_version(
     if check.status == "none" and found.check.status == "none":
         raise NotFoundError(f"{path}: neither a signature nor a manifest to verify it by",
                             hint=f"adaptool version init {path}")  # fmt: skip
+    check = replace(check, file=check.file and as_given(check.file), because=as_given(check.because))
+    manifest = replace(found.check, because=as_given(found.check.because))
     return VersionVerification(
-        given or str(path), check, found.check, (*differences, *found.differences), _not_fetched(folder), found.notes
+        given or str(path), check, manifest, (*differences, *found.differences), _not_fetched(folder), found.notes
     )
 
 
