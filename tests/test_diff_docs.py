@@ -19,6 +19,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "diff.md"
 SHOWN = {"shown": "trained on and its alpha doubled", "equal": "turned: plain"}
 BLOCK = re.compile(r"(<!-- tests/test_diff_docs\.py: (\w+) -->\n```\n)(.*?)(```\n<!-- end -->)", re.DOTALL)
 
+ROUNDOFF = re.compile(r"\de-\d\d")
+"""What is left of rounding: another machine's linear algebra leaves something else."""
+
 
 def printed(name: str, folder: Path) -> str:
     """What ``adaptool diff old/sql new/sql --top 3`` prints of a pair, 80 columns wide."""
@@ -33,7 +36,7 @@ def printed(name: str, folder: Path) -> str:
 @pytest.mark.parametrize("block", SHOWN)
 def test_the_page_shows_what_is_printed(tmp_path, block):
     (shown,) = [found[3] for found in BLOCK.finditer(PAGE.read_text("utf-8")) if found[2] == block]
-    assert shown == printed(SHOWN[block], tmp_path)
+    assert ROUNDOFF.sub("", shown) == ROUNDOFF.sub("", printed(SHOWN[block], tmp_path))
 
 
 def write() -> None:
