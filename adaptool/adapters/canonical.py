@@ -216,7 +216,8 @@ def inert(name: str, kind: str, fields: Mapping[str, Any]) -> str:
 
 def harmless_init(value: Any) -> bool:
     """Whether an initialisation leaves the base's weights alone, and says no more of the adapter's kind."""
-    return value is None or isinstance(value, bool) or (isinstance(value, str) and value.lower() in HARMLESS_INITS)
+    words = (*HARMLESS_INITS, "xavier_uniform", "kaiming_uniform")
+    return value is None or isinstance(value, bool) or (isinstance(value, str) and value.lower() in words)
 
 
 def _begins(word: str) -> Callable[[Mapping[str, Any]], bool]:

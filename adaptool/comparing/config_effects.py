@@ -56,16 +56,17 @@ class Effects:
         return scales_of(self.before, self.after) if lora else None
 
     @cached_property
-    def _sides(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    def sides(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """Every field of both, defaults written out, in normal form."""
         return explicit_fields(self.before.config), explicit_fields(self.after.config)
 
     def of(self, name: str, key: str | None, old: Any, new: Any) -> tuple[str, bool]:
         """The effect of a field, of ``key`` in the object it holds, and whether it matters."""
         if name in ("base_model_name_or_path", "revision"):
             return self._base(name)
-        if name not in fields_of(self.kind) and not inert(name, self.kind, self._sides[1]):
+        if name not in fields_of(self.kind) and not inert(name, self.kind, self.sides[1]):
             return self._unknown(name, old, new)
-        reasons = [inert(name, self.kind, side) if name in side else "" for side in self._sides]
+        reasons = [inert(name, self.kind, side) if name in side else "" for side in self.sides]
         if all(reasons):
             return _idle_words(reasons[1]), False
         if name in FIELDS and self.kind == "LORA":

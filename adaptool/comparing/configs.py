@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from adaptool.adapters.adapter import Adapter
-from adaptool.adapters.canonical import PATTERNS, explicit_fields, peft_type_of, same
+from adaptool.adapters.canonical import PATTERNS, peft_type_of, same
 from adaptool.adapters.schema import default_of, fields_of, nested_class
 from adaptool.comparing.base_names import base_changed as base_changed
 from adaptool.comparing.config_effects import Effects
@@ -32,7 +32,7 @@ def compare_configs(before: Adapter, after: Adapter) -> tuple[ConfigChange, ...]
     kinds = peft_type_of(before.config), peft_type_of(after.config)
     effects = Effects(before, after)
     changes = [] if kinds[0] == kinds[1] else [_other_type(kinds)]
-    old, new = explicit_fields(before.config), explicit_fields(after.config)
+    old, new = effects.sides
     for name in sorted({*old, *new}, key=_place):
         if not same(old.get(name), new.get(name)) and not _of_other_type(name, kinds, before, after):
             changes += _changes(name, old.get(name), new.get(name), effects)
