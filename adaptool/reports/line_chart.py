@@ -57,7 +57,7 @@ def line_chart(
         (tag("li", _sample(i % SERIES), one.name) for i, one in enumerate(series)),
         class_="legend",
     )
-    return tag("figure", scrolling(drawing, caption), tag("figcaption", caption, key))
+    return tag("figure", tag("figcaption", caption, key), scrolling(drawing, caption))
 
 
 def _ceiling(value: float) -> float:
