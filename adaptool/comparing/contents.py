@@ -17,7 +17,7 @@ from adaptool.adapters.tuners.embeddings import token_indices
 from adaptool.errors import AdaptoolError
 from adaptool.summary.contents import saved_tensors
 from adaptool.tokenizers.files import TokenizerFiles
-from adaptool.versions import canonical_config, tensor_digest
+from adaptool.versions import config_digest, tensor_digest
 
 TOKEN_PARTS = ("token_adapter.trainable_tokens_delta", "trainable_tokens_delta")
 VOCABULARIES = (*EMBEDDINGS, *HEADS)
@@ -61,17 +61,10 @@ def contents_of(
     config, store = adapter.config, adapter.store
     told = {name: tensor_digest(store, name) for name in store} if digests is None else digests
     return Contents(
-        peft_type_of(config), config.base_model, config.revision, canonical_fields(config), config_digest(adapter),
+        peft_type_of(config), config.base_model, config.revision, canonical_fields(config), config_digest(config),
         {name: TensorContent(info.dtype.name, info.shape, told[name]) for name, info in store.infos.items()},
         vocabulary_of(adapter), parents,
     )  # fmt: skip
-
-
-def config_digest(adapter: Adapter) -> str:
-    """SHA-256 of what the config makes of the adapter."""
-    import hashlib
-
-    return hashlib.sha256(canonical_config(adapter.config)).hexdigest()
 
 
 def vocabulary_of(adapter: Adapter) -> Mapping[str, Any]:

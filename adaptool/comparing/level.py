@@ -111,8 +111,8 @@ def _base(before: Contents, after: Contents) -> Iterator[Reason]:
 
 
 def _vocabulary(before: Contents, after: Contents, old: Layout, new: Layout) -> Iterator[Reason]:
-    for module in old.rows.keys() & new.rows.keys():
-        if old.rows[module] != new.rows[module]:
+    for module in old.rows:
+        if new.rows.get(module, old.rows[module]) != old.rows[module]:
             yield "major", f"another vocabulary: {module} of {old.rows[module]} → {new.rows[module]} tokens"
     was, now = before.vocabulary, after.vocabulary
     if not same(was.get("trained") or {}, now.get("trained") or {}):
@@ -136,29 +136,34 @@ def _modules(old: Layout, new: Layout) -> Iterator[Reason]:
     if come := [module for module in new.modules if module not in old.modules]:
         yield "minor", f"new: {named(come)}"
     ranks: dict[str, list[str]] = {}
-    for module in old.modules.keys() & new.modules.keys():
-        was, now = old.modules[module], new.modules[module]
+    for module, was in old.modules.items():
+        if (now := new.modules.get(module)) is None:
+            continue
         if lost := [part for part in was if part not in now and part.endswith(".bias")]:
             yield "major", f"removed: {module}.{lost[0]}"
-        for change in {_size(part, was[part], now[part]) for part in was.keys() & now.keys()} - {None}:
-            ranks.setdefault(change or "", []).append(module)
-    for change, modules in sorted(ranks.items()):
-        other = change == OTHER_SIZE
-        yield ("major" if other else "minor"), f"{change}: {named(modules)}"
+        changes = {
+            change: None for part in was if part in now and (change := _size(module, part, was[part], now[part]))
+        }
+        for change in changes:
+            ranks.setdefault(change, []).append(module)
+    for change, modules in ranks.items():
+        yield ("major" if change == OTHER_SIZE else "minor"), f"{change}: {named(modules)}"
 
 
 OTHER_SIZE = "for modules of another size"
 
 
-def _size(part: str, was: TensorContent, now: TensorContent) -> str | None:
+def _size(module: str, part: str, was: TensorContent, now: TensorContent) -> str | None:
     """How the shape of a tensor changed: its rank, or the size of the module it is for."""
     if was.shape == now.shape:
         return None
     axis = RANK_AXES.get(part)
     if axis is None or len(was.shape) != len(now.shape) or len(was.shape) <= axis:
-        return "another size"
+        return "another rank or size"
     rests = [shape[:axis] + shape[axis + 1 :] for shape in (was.shape, now.shape)]
     if was.shape[axis] != now.shape[axis]:
+        if "experts" in module:  # of all experts together
+            return "another rank"
         return f"rank {was.shape[axis]} → {now.shape[axis]}"
     return None if part.startswith("lora_embedding") or rests[0] == rests[1] else OTHER_SIZE
 
@@ -168,8 +173,8 @@ def _whole(old: Layout, new: Layout) -> Iterator[Reason]:
         yield "major", f"removed, and was saved whole: {named(gone)}"
     if come := [name for name in new.whole if name not in old.whole]:
         yield "minor", f"new, and saved whole: {named(come)}"
-    for name in old.whole.keys() & new.whole.keys():
-        was, now = old.whole[name].shape, new.whole[name].shape
+    for name, tensor in old.whole.items():
+        was, now = tensor.shape, new.whole.get(name, tensor).shape
         if was != now and name.removesuffix(".weight") not in old.rows:
             yield "major", f"{name} has another shape: {list(was)} → {list(now)}"
 
