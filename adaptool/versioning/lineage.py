@@ -57,39 +57,42 @@ class Family:
     def __init__(self, side: Side) -> None:
         self.side = side
         self._sides: dict[str, Side] = {}
-        self._found: dict[Parent, Found] = {}
+        self._found: dict[tuple[Parent, str | None], Found] = {}
 
-    def find(self, parent: Parent) -> Found:
-        """Look one parent up."""
-        if parent not in self._found:
+    def find(self, parent: Parent, child: str | None = None) -> Found:
+        """Look one parent up; ``child`` is the path of the adapter whose it is: that one it is not."""
+        if (parent, child) not in self._found:
             try:
-                self._found[parent] = self._find(parent)
+                found = self._find(parent, child)
             except NotFetchedError as error:
-                self._found[parent] = Found("not fetched", parent.path, parent.revision, because=error.message)
-        return self._found[parent]
+                found = Found("not fetched", parent.path, parent.revision, because=error.message)
+            self._found[parent, child] = found
+        return self._found[parent, child]
 
-    def ancestors(self, record: Record) -> tuple[Ancestor, ...]:
-        """All that can be followed from an adapter; who is his own ancestor is not followed again."""
+    def ancestors(self, record: Record, path: str | None = None) -> tuple[Ancestor, ...]:
+        """All that can be followed from the adapter at ``path``; who is his own ancestor is not followed again."""
         budget = iter(range(MOST))
-        return tuple(self._follow(record, frozenset((record.content.digest,)), DEEPEST, budget))
+        return tuple(self._follow(record, path, frozenset((record.content.digest,)), DEEPEST, budget))
 
-    def _follow(self, record: Record, seen: frozenset[str], depth: int, budget: Iterator[int]) -> Iterator[Ancestor]:
+    def _follow(
+        self, record: Record, path: str | None, seen: frozenset[str], depth: int, budget: Iterator[int]
+    ) -> Iterator[Ancestor]:
         for parent in record.parents:
             if next(budget, None) is None:
                 return
-            found = self.find(parent)
+            found = self.find(parent, path)
             further = found.record if found.state in ("found", "changed") and parent.relation != "merged_into" else None
             above: tuple[Ancestor, ...] = ()
             if further is not None and depth and (digest := further.content.digest) not in seen:
-                above = tuple(self._follow(further, seen | {digest}, depth - 1, budget))
+                above = tuple(self._follow(further, found.path, seen | {digest}, depth - 1, budget))
             yield Ancestor(parent, found, above)
 
-    def _find(self, parent: Parent) -> Found:
+    def _find(self, parent: Parent, child: str | None) -> Found:
         if parent.revision is not None:
             return self._at_revision(parent, parent.revision)
         if parent.path is not None:
-            return self._at_path(parent, parent.path)
-        return self._anywhere(parent)
+            return self._at_path(parent, parent.path, child)
+        return self._anywhere(parent, child)
 
     def _at_revision(self, parent: Parent, revision: str) -> Found:
         repository = self.side.repository
@@ -113,7 +116,7 @@ class Family:
             return Found("missing", parent.path, commit, because=f"no adapter {_shown(parent.path)} at {revision}")
         return _judged(parent, kept, commit)
 
-    def _at_path(self, parent: Parent, path: str) -> Found:
+    def _at_path(self, parent: Parent, path: str, child: str | None) -> Found:
         kept = self.side.adapters.get(path)
         here = None if kept is None else _judged(parent, kept, None)
         if here is not None and here.state != "changed":
@@ -121,14 +124,14 @@ class Family:
         earlier = self._in_history(parent, path)
         if earlier is not None:
             return earlier
-        if here is None and (elsewhere := self._by_digest(parent)) is not None:
+        if here is None and (elsewhere := self._by_digest(parent, child)) is not None:
             return elsewhere
         if self.side.repository.shallow:
             return Found("not fetched", path, because="not in this clone, whose history is cut off")
         return here or Found("missing", path, because=f"there is no adapter {_shown(path)}")
 
-    def _anywhere(self, parent: Parent) -> Found:
-        found = self._by_digest(parent)
+    def _anywhere(self, parent: Parent, child: str | None) -> Found:
+        found = self._by_digest(parent, child)
         if found is not None:
             return found
         for path, record in self._records.items():
@@ -136,11 +139,12 @@ class Family:
                 return earlier
         return Found("outside", because="not in this repository, as far as its manifests tell")
 
-    def _by_digest(self, parent: Parent) -> Found | None:
+    def _by_digest(self, parent: Parent, child: str | None) -> Found | None:
         if parent.digest is None:
             return None
-        path = next((path for path, record in self._records.items() if _is(parent, record)), None)
-        return None if path is None else Found("found", path, None, self._records[path])
+        known = [path for path, record in self._records.items() if _is(parent, record) and path != child]
+        known.sort(key=lambda path: self._records[path].name != parent.name)
+        return Found("found", known[0], None, self._records[known[0]]) if known else None
 
     @cached_property
     def _records(self) -> Mapping[str, Record]:

@@ -102,7 +102,7 @@ def show(place: PlacedAdapter) -> Shown:
         content=record.content, digest=record.content.digest, tensors=len(record.tensors),
         elements=sum(_size(tensor.shape) for tensor in contents.tensors.values()),
         dtypes=tuple(sorted({tensor.dtype for tensor in record.tensors.values()})), vocabulary=record.vocabulary,
-        files=record.files, lineage=_lineage(record, side), recipe=record.recipe, metrics=record.metrics,
+        files=record.files, lineage=_lineage(record, side, place.path), recipe=record.recipe, metrics=record.metrics,
         description=record.description, license=record.license, message=record.message, adaptool=record.adaptool,
         truth=check.status, because=check.because, git=None if side is None else _git(place, record, side),
     )  # fmt: skip
@@ -131,10 +131,10 @@ def _side(place: PlacedAdapter) -> Side | None:
         return None
 
 
-def _lineage(record: Record, side: Side | None) -> tuple[Lineage, ...]:
+def _lineage(record: Record, side: Side | None, path: str) -> tuple[Lineage, ...]:
     if side is None:
         return tuple(_alone(parent) for parent in record.parents)
-    return tuple(_followed(ancestor) for ancestor in Family(side).ancestors(record))
+    return tuple(_followed(ancestor) for ancestor in Family(side).ancestors(record, path))
 
 
 def _alone(parent: Parent) -> Lineage:

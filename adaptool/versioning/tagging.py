@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from adaptool.errors import GitError, NotFoundError, UsageError
@@ -71,7 +72,7 @@ def make_tag(repository: Repository, tag: NewTag) -> None:
         repository.run("tag", "--annotate", how, "--cleanup=verbatim", f"--message={tag.message}",
                        "--end-of-options", tag.tag, tag.commit)  # fmt: skip
     except GitError as error:
-        if "tell me who you are" in error.message or "ident" in error.message:
+        if re.search(r"who you are|ident|(?:name|email) was given", error.message):
             raise GitError(error.message, hint="git config user.name NAME; git config user.email ADDRESS") from None
         raise
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from adaptool import __version__
-from adaptool.adapters.adapter import WEIGHTS_NAME, Adapter
+from adaptool.adapters.adapter import WEIGHTS_NAME, Adapter, open_adapter
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.errors import AdaptoolError
 from adaptool.tensors.writer import FilePlan, plan_files
@@ -96,7 +97,9 @@ class AdapterJob(WriteJob):
 
 
 def parent_of(adapter: Adapter, relation: str) -> dict[str, Any]:
-    """An input adapter, as a manifest names it: the digest is the one its own manifest has."""
+    """An input adapter, as a manifest names it: by the digest of what is stored, which its own manifest has too."""
+    with suppress(AdaptoolError):  # what only a lenient reading opens has the digest of what that reads
+        adapter = open_adapter(adapter.path)
     digest, version = adapter_digest(adapter), None
     try:
         stated = read_manifest(adapter.folder) or {}
