@@ -66,7 +66,7 @@ RULES = [
     ("another name, the same digest", replace(PLAIN, base_digest="d"), replace(PLAIN, base="x", base_digest="d"),
      "none", ()),
     ("the same name, another digest", replace(PLAIN, base_digest="d"), replace(PLAIN, base_digest="e"), "major",
-     ("another base: org/base's tensors have another digest",)),
+     ("another base: org/base has tensors of another digest",)),
     ("another type", PLAIN, replace(PLAIN, peft_type="LOHA"), "major", ("another PEFT type: LORA → LOHA",)),
     ("removed modules", PLAIN, contents(layered("q_proj")), "major", ("removed: v_proj in 2 modules",)),
     ("removed and added", PLAIN, contents(layered("q_proj", "k_proj")), "major", ("removed: v_proj in 2 modules",)),

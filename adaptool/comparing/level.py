@@ -99,7 +99,8 @@ def _base(before: Contents, after: Contents) -> Iterator[Reason]:
     if change == "other":
         yield "major", f"another base: {before.base} → {after.base}"
     elif None not in digests:
-        yield "major", f"another base: {after.base or before.base or 'its'} tensors have another digest"
+        known = after.base or before.base
+        yield "major", f"another base: {known + ' has' if known else 'it has'} tensors of another digest"
     elif change == "revision":
         yield "major", f"another revision of the base: {before.revision} → {after.revision}"
     elif change == "pinned":
@@ -141,10 +142,8 @@ def _modules(old: Layout, new: Layout) -> Iterator[Reason]:
             continue
         if lost := [part for part in was if part not in now and part.endswith(".bias")]:
             yield "major", f"removed: {module}.{lost[0]}"
-        changes = {
-            change: None for part in was if part in now and (change := _size(module, part, was[part], now[part]))
-        }
-        for change in changes:
+        sizes = (_size(module, part, was[part], now[part]) for part in was if part in now)
+        for change in dict.fromkeys(size for size in sizes if size):
             ranks.setdefault(change, []).append(module)
     for change, modules in ranks.items():
         yield ("major" if change == OTHER_SIZE else "minor"), f"{change}: {named(modules)}"
