@@ -73,6 +73,8 @@ def open_source(repository: Repository, revision: str) -> Source | None:
     if revision in ("", ":1", ":2", ":3"):
         return Source(repository, revision, repository.index(stage=int(revision[1:] or "0")))
     tree = repository.resolve(revision, "tree")
+    if tree is None and repository.partial and repository.commit(revision) is not None:
+        raise NotFetchedError(f"{revision}: its tree is not in this clone", hint="check that revision out first")
     return None if tree is None else Source(repository, revision, repository.tree(tree))
 
 

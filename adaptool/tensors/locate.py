@@ -37,7 +37,7 @@ def locate(text: str | Path) -> Path:
         raise NotFoundError("an empty path names nothing", hint="is a variable of the script unset?")
     try:
         path = Path(text).expanduser()
-        if path.exists():
+        if path.exists() and not _is_reference(str(text)):
             return path
     except (RuntimeError, OSError, ValueError) as error:  # ~nobody, a name too long, a NUL in it
         raise NotFoundError(f"{text}: not a path: {error}") from None
@@ -56,3 +56,9 @@ def locate(text: str | Path) -> Path:
                 hint="download it (hf download) and give its folder",
             )
     raise NotFoundError(f"{text}: no such file or folder")
+
+
+def _is_reference(text: str) -> bool:
+    """Whether a name is one of Git's own files in the current folder, a bare repository: it is the revision then."""
+    named = re.fullmatch(r"(?:[A-Z]+_)?HEAD|refs/.+", text)
+    return named is not None and Path("HEAD").is_file() and Path("objects").is_dir() and Path("refs").is_dir()
