@@ -10,7 +10,8 @@ import pytest
 from making import VOCABULARY, WIDTH, lora, numbers, write_json
 
 from adaptool.adapters.adapter import open_adapter
-from adaptool.comparing.contents import Contents, TensorContent, added_tokens, contents_of, vocabulary_of
+from adaptool.comparing.added_tokens import MOST, added_tokens
+from adaptool.comparing.contents import Contents, TensorContent, contents_of, vocabulary_of
 from adaptool.comparing.level import level_of
 
 PREFIX = "base_model.model."
@@ -181,6 +182,17 @@ def test_added_tokens(tmp_path):
     assert added_tokens(adapter) == {"<x>": 2}
     write_json(folder / "tokenizer.json", fast(("<s>", 0), ("<x>", 2), ("<y>", 3)))
     assert added_tokens(adapter) == {"<x>": 2, "<y>": 3}
+
+
+def test_hundreds_of_added_tokens_are_a_number_and_a_digest(tmp_path):
+    folder = lora(tmp_path / "a")
+    write_json(folder / "tokenizer.json", fast(*((f"<{n}>", n) for n in range(2, 2 * MOST))))
+    one = of(folder)
+    assert one.vocabulary["added"]["count"] == 2 * MOST - 2
+    write_json(folder / "tokenizer.json", fast(*((f"<{n}>", n) for n in range(2, 2 * MOST + 1))))
+    assert level_of(one, one, equal=None) == ("none", ())
+    level, reasons = level_of(one, of(folder), equal=True)
+    assert (level, reasons) == ("major", ("the tokenizer's added tokens changed: 126 of them → 127 of them",))
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, "{}", "[]", "", json.dumps({"model": {}, "added_tokens": 3})])

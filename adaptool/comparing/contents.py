@@ -14,9 +14,8 @@ from adaptool.adapters.base import EMBEDDINGS, HEADS
 from adaptool.adapters.canonical import canonical_fields, peft_type_of
 from adaptool.adapters.names import FULL, Key, projection_of
 from adaptool.adapters.tuners.embeddings import token_indices
-from adaptool.errors import AdaptoolError
+from adaptool.comparing.added_tokens import added_tokens, listed
 from adaptool.summary.contents import saved_tensors
-from adaptool.tokenizers.files import TokenizerFiles
 from adaptool.versions import config_digest, tensor_digest
 
 TOKEN_PARTS = ("token_adapter.trainable_tokens_delta", "trainable_tokens_delta")
@@ -78,7 +77,7 @@ def vocabulary_of(adapter: Adapter) -> Mapping[str, Any]:
     added = added_tokens(adapter)
     told: dict[str, Any] = {"rows": rows} if rows else {}
     told |= {"trained": trained} if trained else {}
-    return told if added is None else {**told, "added": added}
+    return told if added is None else {**told, "added": listed(added)}
 
 
 def _rows(adapter: Adapter) -> Iterator[tuple[str, int]]:
@@ -110,18 +109,3 @@ def _trained(adapter: Adapter) -> Iterator[tuple[str, list[int]]]:
         if indices is None and isinstance(lone, list):
             indices = tuple(lone)
         yield saved.key.module, list(indices or ())
-
-
-def added_tokens(adapter: Adapter) -> Mapping[str, int] | None:
-    """Tokens beyond the tokenizer's own vocabulary, and their ids; None where no file beside the adapter tells.
-
-    tokenizer.json tells it whole. Of slow tokenizers added_tokens.json does, and where there is none, nothing does:
-    tokenizer_config.json lists some of the vocabulary's own tokens among the added ones.
-    """
-    files = TokenizerFiles(adapter.folder)
-    try:
-        if (fast := files.fast) is not None:
-            return {token.content: token.id for token in fast.added if token.content not in fast.vocab}
-        return dict(files.added_ids) if files.mapping("added_tokens.json") is not None else None
-    except (AdaptoolError, RecursionError):
-        return None

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from adaptool.adapters.canonical import same
 from adaptool.adapters.names import FULL, Key, parse, projection_of
+from adaptool.comparing.added_tokens import difference
 from adaptool.comparing.base_names import bases_changed
 from adaptool.comparing.contents import Contents, TensorContent, rows_in
 from adaptool.comparing.result import Level
@@ -118,17 +118,9 @@ def _vocabulary(before: Contents, after: Contents, old: Layout, new: Layout) -> 
     was, now = before.vocabulary, after.vocabulary
     if not same(was.get("trained") or {}, now.get("trained") or {}):
         yield "major", "other trained tokens (trainable_token_indices)"
-    if isinstance(was.get("added"), dict) and isinstance(now.get("added"), dict) and was["added"] != now["added"]:
-        yield "major", f"the tokenizer's added tokens changed: {_tokens(was['added'], now['added'])}"
-
-
-def _tokens(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    counts = {
-        "added": len(now.keys() - was.keys()),
-        "removed": len(was.keys() - now.keys()),
-        "with another id": sum(was[token] != now[token] for token in was.keys() & now.keys()),
-    }
-    return ", ".join(f"{many} {word}" for word, many in counts.items() if many)
+    added = was.get("added"), now.get("added")
+    if isinstance(added[0], dict) and isinstance(added[1], dict) and (told := difference(*added)):
+        yield "major", f"the tokenizer's added tokens changed: {told}"
 
 
 def _modules(old: Layout, new: Layout) -> Iterator[Reason]:
