@@ -133,7 +133,8 @@ def models() -> Comparison:
     """Two models: tensors, and no modules."""
     fields = {"kind": "model", "peft_type": None, "base_model": None, "revision": None, "rank": ""}
     return comparison(
-        (), tensors(3), verdict="changed", because="5 of 9 tensors differ", before=side("a", None, **fields),
+        (), tensors(3), norm_before=10.0, norm_after=10.1, distance=0.5, relative=0.05, cosine=0.999,
+        verdict="changed", because="5 of 9 tensors differ", before=side("a", None, **fields),
         after=side("b", None, **fields),
     )  # fmt: skip
 

@@ -125,7 +125,10 @@ def test_models_have_tensors_and_no_modules():
     text = text_of(models())
     assert text.startswith("a → b  changed\n  5 of 9 tensors differ")
     assert "TENSORS" in text
-    assert "‖ΔW‖" not in text
+    assert "‖W‖           10 → 10.1 (+1 %), 5 % of it apart, cosine 0.999" in text
+    for said in (text, diff_markdown(models()), Page(diff_html(models())).text.partition("How to read")[0]):
+        assert "‖ΔW‖" not in said
+        assert "module" not in said
     assert "F32 40×64 → 48×64" in text
     assert "other shape" in text
     assert "9 tensors: 4 changed, 1 added, 4 the same" in text

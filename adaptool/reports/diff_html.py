@@ -19,6 +19,7 @@ from adaptool.reports.diff_words import (
     kind,
     material,
     names,
+    norm,
     owed,
     tone,
     weight,
@@ -71,18 +72,21 @@ def _figures(comparison: Comparison) -> Markup | None:
     if not (comparison.norm_before or comparison.norm_after):
         return None
     changed = comparison.norm_after / comparison.norm_before - 1 if comparison.norm_before else None
-    moved = len(comparison.largest)
+    model = comparison.before.kind == "model"
+    things, parts = ("tensors", "weights") if model else ("modules", "updates")
+    moved = len(comparison.tensors if model else comparison.largest)
+    of = moved + comparison.tensors_same if model else len(comparison.modules)
     apart = UNKNOWN if comparison.relative is None and comparison.norm_before else distance(comparison.relative)
     return tiles(
         [
             (
-                "‖ΔW‖",
+                norm(comparison),
                 both(comparison.norm_before, comparison.norm_after, "changed"),
                 "" if not changed or abs(changed) < 5e-5 else f"{100 * changed:+.3g} %",
             ),
-            ("distance", apart, "of ‖ΔW‖" if comparison.relative is not None else ""),
-            ("cosine", cosine(comparison.cosine) or "–", "of all updates as one"),
-            ("modules that differ", count(moved), f"of {count(len(comparison.modules))}"),
+            ("distance", apart, f"of {norm(comparison)}" if comparison.relative is not None else ""),
+            ("cosine", cosine(comparison.cosine) or "–", f"of all {parts} as one"),
+            (f"{things} that differ", count(moved), f"of {count(of)}"),
         ]
     )
 
@@ -110,7 +114,7 @@ def _version(comparison: Comparison) -> Markup | None:
 
 def _notes(comparison: Comparison) -> Iterator[Markup]:
     for note in comparison.notes[:MOST]:
-        yield tag("p", elided(note, SENTENCE), class_="warn")
+        yield tag("p", elided(note, SENTENCE), class_="aside")
 
 
 def _config(comparison: Comparison) -> Markup | None:

@@ -15,6 +15,7 @@ from adaptool.reports.diff_words import (
     figure,
     group_distance,
     largest_tensors,
+    norm,
     norms,
     ranks,
     shapes,
@@ -36,8 +37,9 @@ def projection_table(comparison: Comparison) -> Markup | None:
     moved = [group for group in comparison.projections if group.changed]
     if not any(group.norm_before or group.norm_after for group in moved):
         return None
-    headings = [Heading("projection"), Heading("changed", True), Heading("of", True), Heading("‖ΔW‖ before", True),
-                Heading("after", True), Heading("distance", True), Heading("cosine", True)]  # fmt: skip
+    whole = f"{norm(comparison)} before"
+    headings = [Heading("projection"), *(Heading(title, True) for title in (
+        "changed", "of", whole, "after", "distance", "cosine"))]  # fmt: skip
     rows = [
         [
             name_cell(group.name), Cell(count(group.changed), group.changed), Cell(count(group.modules), group.modules),

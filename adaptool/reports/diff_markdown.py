@@ -23,6 +23,7 @@ from adaptool.reports.diff_words import (
     largest_tensors,
     material,
     names,
+    norm,
     norms,
     one_stack,
     owed,
@@ -136,12 +137,13 @@ def _projections(comparison: Comparison, most: int) -> Section:
     moved = [group for group in comparison.projections if group.changed]
     if comparison.equal or not (comparison.norm_before or comparison.norm_after):
         return []
-    lines = [f"‖ΔW‖ {escaped(totals(comparison))}; {states(comparison.modules, 'module')}."]
+    over = f"; {states(comparison.modules, 'module')}" if comparison.modules else ""
+    lines = [f"{norm(comparison)} {escaped(totals(comparison))}{over}."]
     for state in ("added", "removed"):
         if found := together([m.place for m in comparison.modules if m.state == state], one_stack(comparison)):
             lines += ["", f"{state}: {listed([_name(name) for name in found])}"]
     if any(group.norm_before or group.norm_after for group in moved):
-        heads = ["projection", "changed", "‖ΔW‖", "distance", "cosine", "by layer"]
+        heads = ["projection", "changed", norm(comparison), "distance", "cosine", "by layer"]
         lines += ["", *_table(heads, map(_group, moved[:most]), right=range(1, 5))]
     if len(moved) > most:
         lines += ["", f"and {count(len(moved) - most)} more projections"]

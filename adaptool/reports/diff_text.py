@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from adaptool.comparing.result import Comparison, ConfigChange, Group, Side
 from adaptool.reports.diff_words import (
@@ -18,6 +19,7 @@ from adaptool.reports.diff_words import (
     largest_tensors,
     material,
     names,
+    norm,
     norms,
     one_stack,
     owed,
@@ -175,10 +177,10 @@ def _dim(text: str, width: int) -> list[Line]:
 
 
 def _totals(comparison: Comparison, width: int) -> Iterator[Line]:
-    if not comparison.modules or comparison.equal:
+    if comparison.equal:
         return
     if comparison.norm_before or comparison.norm_after:
-        yield from fact("‖ΔW‖", totals(comparison), width)
+        yield from fact(norm(comparison), totals(comparison), width)
     if any(module.state != "same" for module in comparison.modules):
         yield from fact("over", states(comparison.modules, "module"), width)
     for state in ("added", "removed"):
@@ -191,7 +193,8 @@ def _projections(comparison: Comparison, width: int) -> list[Line]:
     if comparison.equal or not any(group.norm_before or group.norm_after for group in moved):
         return []
     roomy = width >= WIDE + max(cells(group.name) for group in moved)
-    lines = table(PROJECTIONS, [_group(group, WIDE_SPARK if roomy else SPARK) for group in moved], width)
+    columns = [replace(one, title=norm(comparison)) if one.title == "‖ΔW‖" else one for one in PROJECTIONS]
+    lines = table(columns, [_group(group, WIDE_SPARK if roomy else SPARK) for group in moved], width)
     if still := [elided(group.name, NAME) for group in comparison.projections if not group.changed]:
         lines += _dim(f"the same: {listed(still, FEW)}", width)
     return lines
@@ -236,6 +239,6 @@ def _tensors(comparison: Comparison, width: int, top: int) -> Iterator[Line]:
 
 def _closing(comparison: Comparison, width: int) -> Iterator[Line]:
     for note in comparison.notes:
-        yield from fact("note", note, width, "warn")
+        yield from fact("note", note, width)
     if not (comparison.equal and comparison.level == "none"):
         yield from fact("version", f"asks for {owed(comparison)}", width)

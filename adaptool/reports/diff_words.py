@@ -237,16 +237,22 @@ def where(place: Place) -> str:
 
 
 def owed(comparison: Comparison) -> str:
-    """What a version should do about it."""
+    """What a version should do about it, and why where the verdict has not said so already."""
     words = {"none": "no new version is needed", "patch": "a patch version", "minor": "a minor version",
              "major": "a major version"}  # fmt: skip
-    return words[comparison.level] + (f": {'; '.join(comparison.reasons)}" if comparison.reasons else "")
+    why = [reason for reason in comparison.reasons if reason != comparison.because]
+    return words[comparison.level] + (f": {'; '.join(why)}" if why else "")
+
+
+def norm(comparison: Comparison) -> str:
+    """What the norms are of: an adapter's updates, or a model's weights."""
+    return "‖W‖" if comparison.before.kind == "model" else "‖ΔW‖"
 
 
 def totals(comparison: Comparison) -> str:
     """‖ΔW‖ before and after, how far apart the two are, and in which direction."""
     before, after = comparison.norm_before, comparison.norm_after
-    if all(module.state == "same" for module in comparison.modules):
+    if comparison.modules and all(module.state == "same" for module in comparison.modules):
         return f"{figure(before)}, the same in every module"
     if comparison.relative is None:
         return f"{both(before, after, 'changed')}; how far apart the two are is not known" if before else (
