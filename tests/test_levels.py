@@ -195,7 +195,8 @@ def test_hundreds_of_added_tokens_are_a_number_and_a_digest(tmp_path):
     assert (level, reasons) == ("major", ("the tokenizer's added tokens changed: 126 of them → 127 of them",))
 
 
-@pytest.mark.parametrize("text", ["[" * 5000, "{}", "[]", "", json.dumps({"model": {}, "added_tokens": 3})])
+@pytest.mark.parametrize("text", ["[" * 5000, "{}", "[]", "", json.dumps({"model": {}, "added_tokens": 3}),
+                                  json.dumps(fast(("\ud800", 3))), json.dumps(fast(("<x>", True)))])  # fmt: skip
 def test_a_tokenizer_that_cannot_be_read_says_nothing(tmp_path, text):
     folder = lora(tmp_path / "a")
     (folder / "tokenizer.json").write_text(text)

@@ -56,8 +56,11 @@ def _read(data: bytes, *, fast: bool) -> Mapping[str, int] | None:
 
 
 def _ids(tokens: Any) -> Mapping[str, int] | None:
-    good = isinstance(tokens, dict) and all(isinstance(k, str) and type(v) is int for k, v in tokens.items())
-    return tokens if good else None
+    """The tokens where they are texts with ids; ValueError for half a character, which no manifest can hold."""
+    if not isinstance(tokens, dict) or not all(type(number) is int for number in tokens.values()):
+        return None
+    "".join(tokens).encode()
+    return tokens
 
 
 def listed(tokens: Mapping[str, int]) -> Mapping[str, Any]:

@@ -118,8 +118,8 @@ def _vocabulary(before: Contents, after: Contents, old: Layout, new: Layout) -> 
     was, now = before.vocabulary, after.vocabulary
     if not same(was.get("trained") or {}, now.get("trained") or {}):
         yield "major", "other trained tokens (trainable_token_indices)"
-    added = was.get("added"), now.get("added")
-    if isinstance(added[0], dict) and isinstance(added[1], dict) and (told := difference(*added)):
+    old_tokens, new_tokens = was.get("added"), now.get("added")
+    if isinstance(old_tokens, dict) and isinstance(new_tokens, dict) and (told := difference(old_tokens, new_tokens)):
         yield "major", f"the tokenizer's added tokens changed: {told}"
 
 
