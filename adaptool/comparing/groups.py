@@ -9,6 +9,9 @@ from adaptool.comparing.tensors import ratio
 
 Change = ModuleChange | TensorChange
 
+MOST_CELLS = 1_000_000
+"""Projections times layers: beyond, their courses are left out."""
+
 
 def layers_of(changes: Iterable[Change]) -> tuple[int, ...]:
     """Every layer there is."""
@@ -23,7 +26,9 @@ def by_projection(changes: Sequence[ModuleChange], layers: Sequence[int]) -> tup
         where = change.place
         return f"{where.stack}.{where.projection}" if several and where.stack else where.projection
 
-    return tuple(_group(key, members, layers) for key, members in _grouped(changes, name).items())
+    grouped = _grouped(changes, name)
+    shown = layers if len(grouped) * len(layers) <= MOST_CELLS else ()
+    return tuple(_group(key, members, shown) for key, members in grouped.items())
 
 
 def by_layer(changes: Sequence[ModuleChange], layers: Sequence[int]) -> tuple[Group, ...]:

@@ -120,6 +120,7 @@ class Group:
     """Of a projection: each layer's relative distance, in the order of ``Comparison.layers``; None where it has none.
 
     A module that was added or removed counts as 1, as it would with its distance measured against the larger norm.
+    Empty where layers and projections are as many as only a hostile file has.
     """
 
 
@@ -182,4 +183,5 @@ class Comparison:
     def largest(self) -> tuple[ModuleChange, ...]:
         """The modules that differ, the one furthest from what it was first; added and removed ones before all."""
         apart = [module for module in self.modules if module.state != "same"]
-        return tuple(sorted(apart, key=lambda m: (m.state == "changed", -(m.relative or float("inf")))))
+        moved = {id(m): float("inf") if m.relative is None else m.relative for m in apart}
+        return tuple(sorted(apart, key=lambda m: (m.state == "changed", -moved[id(m)])))

@@ -71,7 +71,7 @@ def judge(evidence: Evidence) -> tuple[Verdict, str, bool]:
     """The verdict, why, and whether the two compute the same."""
     types = [side.config.peft_type for side in (evidence.before, evidence.after)]
     if types[0] != types[1]:
-        return "other type", f"a {types[0]} before, a {types[1]} now", False
+        return "other type", f"{types[0]} before, {types[1]} now", False
     if evidence.misfits:
         many = len(evidence.misfits)
         told = f"{evidence.misfits[0]} has another shape" + (f", and {many - 1} more" if many > 1 else "")
