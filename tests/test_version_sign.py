@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -276,6 +278,27 @@ def test_a_manifest_that_contradicts_itself_is_told(adapter):
     manifest["content"]["digest"] = "0" * 64
     (adapter / "adaptool.json").write_text(json.dumps(manifest))
     assert ("adaptool.json", "contradiction", "manifest") in told(verified(adapter))[2]
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: path.unlink(), lambda path: path.write_bytes(b""),
+    lambda path: path.write_bytes(path.read_bytes()[:-9]),
+])  # fmt: skip
+def test_weights_that_cannot_be_read_are_not_as_the_manifest_says(adapter, damage):
+    damage(adapter / "adapter_model.safetensors")
+    found = verified(adapter)
+    assert (found.verdict, found.exit_code) == ("not verified", 1)
+    assert "adapter_model.safetensors" in {one.file for one in found.differences}
+
+
+@pytest.mark.parametrize("change", [{"peft_version": "0.17.0"}, {"lora_alpha": 99}])
+def test_a_config_beside_a_pointer(adapter, change):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, **change}))
+    pointer(adapter / "adapter_model.safetensors")
+    found = verified(adapter)
+    assert found.exit_code == int("lora_alpha" in change)
+    assert found.manifest.status == ("differs" if "lora_alpha" in change else "agrees")
 
 
 # --- whose key
@@ -954,3 +977,37 @@ def test_results_are_as_their_schemas_say(signed, keys, capsys, dry):
     for more, code in ((["--key", str(keys[1])], 1), ([], 3)):
         assert main(["version", "verify", str(signed), "--json", *more]) == code
         check("version-verify", json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_the_documentation_is_a_walk(tmp_path, monkeypatch, capsys):
+    """Every command in docs/signing.md, in its order; those of pip and of the other tool where it is installed."""
+    text = (Path(__file__).parent.parent / "docs" / "signing.md").read_text(encoding="utf-8")
+    isolate(monkeypatch, tmp_path / "home")
+    repo = Repo(tmp_path / "repo")
+    versioned(repo.adapter("adapters/sql"))
+    repo.commit()
+    monkeypatch.chdir(repo.folder)
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    commands = [shlex.split(line.removeprefix("$ ")) for block in blocks for line in block.splitlines()]
+    assert len(commands) > 10
+    for tool, *arguments in commands:
+        if tool == "adaptool":
+            assert main(arguments) == 0, arguments
+        elif tool == "model_signing":
+            if MODEL_SIGNING is not None:
+                subprocess.run([MODEL_SIGNING, *arguments], check=True, capture_output=True)
+        elif tool != "pip":
+            subprocess.run([tool, *arguments], check=True, capture_output=True)
+    assert json.loads((repo.folder / "sql.cdx.json").read_text())["specVersion"] == "1.6"
+
+
+def test_the_key_of_a_pipe(adapter, keys):
+    """<(printf …) in a shell: the private key need not be on a disk."""
+    reading, writing = os.pipe()
+    os.write(writing, keys[0].read_bytes())
+    os.close(writing)
+    key = read_private_key(Path(f"/dev/fd/{reading}"))
+    os.close(reading)
+    sign(adapter, key).write()
+    assert told(verified(adapter, keys[1])) == VERIFIED

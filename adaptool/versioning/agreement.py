@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adaptool.adapters.config import CONFIG_NAME
+from adaptool.adapters.config import CONFIG_NAME, read_config
 from adaptool.errors import AdaptoolError, FormatError, MismatchError
 from adaptool.rules.files.listing import Entry
 from adaptool.summary.beside import kind_of
@@ -18,10 +18,13 @@ from adaptool.versioning.fields import Fields
 from adaptool.versioning.record import KIND, LARGEST, Record, read_record
 from adaptool.versioning.recording import record_of, shipped
 from adaptool.versioning.verification import Difference, ManifestCheck, What
-from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, FileRecord
+from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, FileRecord, config_digest
 
 MOST_NAMED = 3
 """Tensors named in a sentence."""
+
+RESAVED = "saved again with the same content"
+OTHER_CONFIG = "the manifest has another config's digest"
 
 
 @dataclass(frozen=True)
@@ -100,27 +103,43 @@ def _listed(item: Fields) -> FileRecord:
 
 
 def _of_adapter(folder: Folder, record: Record) -> Agreement:
-    pointers = [name for name in shipped(folder.listing.by_name) if pointer_in(folder.listing.by_name[name])]
     contradictions = [Difference(MANIFEST_NAME, "contradiction", "manifest", said) for said in record.contradictions]
+    if any(pointer_in(folder.listing.by_name[name]) for name in shipped(folder.listing.by_name)):
+        return _not_fetched(folder, record, contradictions)
+    try:
+        found = record_of(folder.path, record)
+    except AdaptoolError as error:
+        wrong = (*contradictions, *_against_files(folder, record.files, {}))
+        return Agreement(_said(record, "differs" if wrong else "unchecked", error.message), wrong, None, (), record)
+    hashed = {file.name: file.sha256 for file in found.files if file.sha256 is not None}
+    differences, notes = _against_content(record, found)
+    check = _judged(record, [*contradictions, *differences], "config, tensors and files")
+    return Agreement(check, (*contradictions, *differences), hashed, notes, record, found)
+
+
+def _not_fetched(folder: Folder, record: Record, contradictions: list[Difference]) -> Agreement:
+    """An adapter of which Git LFS has put pointers here: by the digests and sizes of its files, and by its config."""
     hashed: dict[str, str] = {}
     notes: tuple[str, ...] = ()
-    found: Record | None = None
+    differences = [*contradictions, *_against_files(folder, record.files, hashed)]
     try:
-        if pointers:
-            differences = [*_against_files(folder, record.files, hashed)]
-        else:
-            found = record_of(folder.path, record)
-            hashed.update({file.name: file.sha256 for file in found.files if file.sha256 is not None})
-            differences, notes = _against_content(record, found)
-    except AdaptoolError as error:
-        return Agreement(_said(record, "unchecked", error.message), tuple(contradictions), hashed, (), record)
-    differences = [*contradictions, *differences]
+        same_config = config_digest(read_config(folder.path / CONFIG_NAME)) == record.content.config
+    except AdaptoolError:  # a pointer too, or gone, which the files tell
+        same_config = None
+    about_config = [one for one in differences if one.file == CONFIG_NAME and one.what == "changed"]
+    if same_config and about_config:
+        differences = [one for one in differences if one not in about_config]
+        notes = (f"{RESAVED}: {CONFIG_NAME}",)
+    elif same_config is False and not about_config:
+        differences.append(_changed(CONFIG_NAME, OTHER_CONFIG))
+    check = _judged(record, differences, "the digests and sizes of all files")
+    return Agreement(check, tuple(differences), hashed, notes, record)
+
+
+def _judged(record: Record, differences: list[Difference], what: str) -> ManifestCheck:
     if differences:
-        check = _said(record, "differs", "the manifest was written for another content")
-    else:
-        what = "the digests and sizes of all files" if pointers else "config, tensors and files"
-        check = _said(record, "agrees", f"{what} are those of the manifest")
-    return Agreement(check, tuple(differences), hashed, notes, record, found)
+        return _said(record, "differs", "the manifest was written for another content")
+    return _said(record, "agrees", f"{what} are those of the manifest")
 
 
 def _said(record: Record, status: Any, because: str) -> ManifestCheck:
@@ -149,13 +168,13 @@ def _against_content(record: Record, found: Record) -> tuple[list[Difference], t
             differences.append(_changed(name, tensors if kind == "weights" else ""))
     told = {difference.file for difference in differences}
     if not same_config and CONFIG_NAME not in told:
-        differences.append(_changed(CONFIG_NAME, "the manifest has another config's digest"))
+        differences.append(_changed(CONFIG_NAME, OTHER_CONFIG))
     if tensors and not any(kind_of(name) == "weights" for name in told):
         differences.append(Difference(MANIFEST_NAME, "changed", "manifest", f"it has other tensors: {tensors}"))
     if record.base != found.base:
         differences.append(Difference(CONFIG_NAME, "changed", "manifest",
                            f"the base is {found.base.name!r}, and in the manifest {record.base.name!r}"))  # fmt: skip
-    notes = (f"saved again with the same content: {', '.join(resaved)}",) if resaved else ()
+    notes = (f"{RESAVED}: {', '.join(resaved)}",) if resaved else ()
     return differences, notes
 
 
