@@ -354,7 +354,7 @@ def test_a_bare_clone(repo, tmp_path, monkeypatch):
     assert Repository(bare.folder, bare=True) == find_repository(bare.folder / "refs")
     assert np.array_equal(first_factor(locate("HEAD")), first_factor(repo.folder / SQL))
     assert as_given(str(locate("v1.0.0"))) == "v1.0.0:adapters/sql"
-    with pytest.raises(GitError):
+    with pytest.raises(NotFoundError, match="no adapters/sql in the index"):
         locate(":adapters/sql")
 
 

@@ -62,6 +62,8 @@ def _say(console: Console, plan: Setup, *, dry_run: bool) -> None:
         before, after = plan.before.splitlines(), plan.after.splitlines()
         changed = [line for line in difflib.ndiff(before, after) if line.startswith(("- ", "+ "))]
         console.result("\n".join([str(plan.attributes), *(f"  {line}" for line in changed)]))
+    if plan.installs_lfs:
+        console.result("git lfs install --local")
     settings = [setting for setting in plan.settings if setting.before != setting.after]
     if settings:
         console.result(f"git config --{plan.scope}")

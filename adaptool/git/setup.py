@@ -51,12 +51,18 @@ class Setup:
     before: str
     after: str
     settings: tuple[Setting, ...]
+    installs_lfs: bool
+    """Whether ``git lfs install --local`` is run: where LFS was asked for and this clone has no filter for it."""
     notes: tuple[str, ...]
 
     @property
     def changed(self) -> bool:
         """Whether anything is not yet as it should be."""
-        return self.before != self.after or any(setting.before != setting.after for setting in self.settings)
+        return (
+            self.installs_lfs
+            or self.before != self.after
+            or any(setting.before != setting.after for setting in self.settings)
+        )
 
 
 def plan_setup(path: Path, *, scope: Scope = "local", lfs: bool | None = None, undo: bool = False) -> Setup:
@@ -80,8 +86,11 @@ def plan_setup(path: Path, *, scope: Scope = "local", lfs: bool | None = None, u
     wanted: Mapping[str, str | None] = _driver(cached=not (kept or used))
     wanted = {key: None if undo else value for key, value in wanted.items()}
     settings = tuple(Setting(key, _setting(repository, scope, key), value) for key, value in wanted.items())
+    bare = scope == "local" and not undo and repository.run("config", "filter.lfs.clean", okay=(0, 1)) == b""
     notes = () if undo else _notes(plain, asked=lfs, kept=kept)
-    return Setup(scope, kept, file, before, after, settings, notes)
+    if kept and bare and not lfs:
+        notes = (*notes, "git-lfs is not set up in this clone: git lfs install")
+    return Setup(scope, kept, file, before, after, settings, bool(lfs) and bare, notes)
 
 
 def carry_out(setup: Setup, path: Path) -> None:
@@ -103,7 +112,7 @@ def carry_out(setup: Setup, path: Path) -> None:
             repository.run("config", where, "--replace-all", setting.key, setting.after)
     if setup.scope == "local":
         repository.run("update-ref", "-d", CACHE)  # what an older version told
-        if setup.lfs and repository.run("config", "filter.lfs.clean", okay=(0, 1)) == b"":
+        if setup.installs_lfs:
             _install_lfs(repository)
 
 
