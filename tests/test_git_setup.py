@@ -137,7 +137,7 @@ def test_every_shape_of_a_pair(tmp_path, names, shapes, expected):
 
 def test_numbers_that_are_none(tmp_path):
     tensors = random_factors(0, layers=1)
-    first, second = list(tensors)[:2]
+    first = next(iter(tensors))
     tensors[first][0, 0] = np.nan
     save_adapter(tmp_path, tensors=tensors)
     assert any("|BA| nan" in line for line in textconv(tmp_path / WEIGHTS))
@@ -387,7 +387,7 @@ def test_difftool(repo):
     assert "added\nweights: safetensors" in said
 
 
-@pytest.mark.parametrize("name", ["with space", "ünï", "quo'te", "-dash"])
+@pytest.mark.parametrize("name", ["wïth space", "-quo'te"])
 def test_odd_names_through_git(repo, name):
     set_up(repo)
     repo.adapter(f"adapters/{name}", seed=1)
