@@ -44,7 +44,8 @@ def bump(console: Console, /, adapters: tuple[str, ...], auto: bool, level: Any,
     if sum((auto, level is not None, to is not None)) > 1 or (to is not None and pre is not None):
         raise UsageError("--auto, a level and --to exclude each other", hint="leave all out but one")
     wanted = Wanted(level, "" if pre is None else require_label(pre), None if to is None else require_version(to))
-    folders, digest, repositories = folders_of(adapters), digest_of_base(base_digest), Repositories()
+    folders, digest = folders_of(adapters), digest_of_base(base_digest)
+    repositories = Repositories(folders)
     if said["name"] is not None and len(folders) > 1:
         raise UsageError(f"--name: {len(folders)} adapters cannot have one name", hint="name one adapter")
 

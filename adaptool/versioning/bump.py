@@ -99,7 +99,10 @@ def _judged(
                 hint="say which: --to 1.0.0",
             )
         version = Version(0, 0, 0, ("0",))
-    level, reasons = level_of(contents_of_record(old), contents_of_record(new), equal=None)
+    before, after = contents_of_record(old), contents_of_record(new)
+    if before == after:
+        return Judged(label, version, "none", ())
+    level, reasons = level_of(before, after, equal=None)
     if level == "patch" and committed is not None:
         level, reasons = _looked_at(old, folder, committed) or (level, reasons)
     return Judged(label, version, level, reasons)
