@@ -8,7 +8,8 @@ from pathlib import Path
 
 from adaptool import __version__
 from adaptool.adapters.adapter import Adapter, open_adapter
-from adaptool.comparing.contents import Contents, TensorContent, added_tokens, vocabulary_with
+from adaptool.comparing.added_tokens import added_tokens
+from adaptool.comparing.contents import Contents, TensorContent, vocabulary_with
 from adaptool.summary.beside import kind_of
 from adaptool.versioning.hashing import hash_weights
 from adaptool.versioning.naming import name_of
