@@ -72,13 +72,9 @@ def vocabulary_of(adapter: Adapter) -> Mapping[str, Any]:
     rows: embeddings and heads it holds, or updates, and how many tokens they have. trained: of modules of which
     single rows were trained, which. added: tokens that the tokenizer beside it adds to its vocabulary, and their ids.
     """
-    return vocabulary_with(adapter, added_tokens(adapter))
-
-
-def vocabulary_with(adapter: Adapter, added: Mapping[str, int] | None) -> Mapping[str, Any]:
-    """The same, where the caller has the tokenizer's ``added_tokens``."""
     rows = dict(_rows(adapter))
     trained = dict(_trained(adapter))
+    added = added_tokens(adapter)
     told: dict[str, Any] = {"rows": rows} if rows else {}
     told |= {"trained": trained} if trained else {}
     return told if added is None else {**told, "added": listed(added)}

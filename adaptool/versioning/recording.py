@@ -8,8 +8,7 @@ from pathlib import Path
 
 from adaptool import __version__
 from adaptool.adapters.adapter import Adapter, open_adapter
-from adaptool.comparing.added_tokens import added_tokens
-from adaptool.comparing.contents import Contents, TensorContent, vocabulary_with
+from adaptool.comparing.contents import Contents, TensorContent, vocabulary_of
 from adaptool.summary.beside import kind_of
 from adaptool.versioning.hashing import hash_weights
 from adaptool.versioning.naming import name_of
@@ -22,9 +21,6 @@ FIRST = "0.1.0"
 
 SHIPPED = {"weights", "weights index", "adapter config", "model config", "tokenizer", "chat template", "Python code"}
 """What a runtime may load. The card, the licence, logs and the state of a training may change beside a version."""
-
-MOST_TOKENIZERS = 64
-"""Of which the added tokens are remembered, by the digests of their files."""
 
 TEMPLATES = "additional_chat_templates/"
 """The one folder of a tokenizer."""
@@ -52,7 +48,7 @@ def record_of(folder: Path, previous: Record | None = None) -> Record:
     new = Record(
         name=name_of(folder), version=FIRST, peft_type=adapter.config.peft_type, base=Base(None),
         content=Content(config_digest(adapter.config), weights_digest(digests)), tensors=tensors, files=files,
-        vocabulary=vocabulary_with(adapter, _added(adapter, files)),
+        vocabulary=vocabulary_of(adapter),
     )  # fmt: skip
     if previous is None:
         return replace(new, base=base_of(adapter))
@@ -60,19 +56,6 @@ def record_of(folder: Path, previous: Record | None = None) -> Record:
         previous, peft_type=new.peft_type, base=base_of(adapter, previous.base), content=new.content,
         tensors=new.tensors, files=new.files, vocabulary=new.vocabulary, stated=None, adaptool=__version__,
     )  # fmt: skip
-
-
-def _added(adapter: Adapter, files: Iterable[FileRecord]) -> Mapping[str, int] | None:
-    """What the tokenizer beside it adds: adapters of one base have the same, and reading it takes half a second."""
-    key = tuple((file.name, file.sha256) for file in files if kind_of(file.name) == "tokenizer")
-    if key not in _KNOWN_TOKENIZERS:
-        if len(_KNOWN_TOKENIZERS) >= MOST_TOKENIZERS:
-            _KNOWN_TOKENIZERS.clear()
-        _KNOWN_TOKENIZERS[key] = added_tokens(adapter)
-    return _KNOWN_TOKENIZERS[key]
-
-
-_KNOWN_TOKENIZERS: dict[tuple[tuple[str, str | None], ...], Mapping[str, int] | None] = {}
 
 
 def base_of(adapter: Adapter, previous: Base | None = None) -> Base:
