@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from adaptool.adapters.base import BaseModel
 from adaptool.comparing.models_measure import stored
 from adaptool.errors import AdaptoolError
@@ -14,7 +16,7 @@ from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
 from adaptool.versions import read_manifest
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 
 SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
             "processor_config.json")  # fmt: skip
@@ -39,9 +41,8 @@ def same_files(before: BaseModel, after: BaseModel) -> bool:
         pairs = [*([(configs[0], configs[1])] if configs[0].is_file() else []), *pairs]
     elif before.beside is None or after.beside is None:
         return False
-    return all(one.stat().st_size == two.stat().st_size for one, two in pairs) and all(
-        _same_bytes(one, two) for one, two in pairs
-    )
+    sizes = [(one.stat().st_size, two.stat().st_size) for one, two in pairs]
+    return all(size == other for size, other in sizes) and all(_same_bytes(one, two) for one, two in pairs)
 
 
 def notes_beside(before: BaseModel, after: BaseModel) -> Iterator[str]:
@@ -94,10 +95,17 @@ def _brief(value: Any) -> str:
 
 
 def _same_bytes(one: Path, two: Path) -> bool:
+    """Whether two files hold the same bytes, read into two small buffers that are used again."""
     if one.resolve() == two.resolve():
         return True
     first, second = open_file(one), open_file(two)
-    return first.size == second.size and all(
-        first.read(at, min(CHUNK, first.size - at)) == second.read(at, min(CHUNK, first.size - at))
-        for at in range(0, first.size, CHUNK)
-    )
+    if first.size != second.size:
+        return False
+    pieces = np.empty(CHUNK, np.uint8), np.empty(CHUNK, np.uint8)
+    for at in range(0, first.size, CHUNK):
+        old, new = (piece[: min(CHUNK, first.size - at)] for piece in pieces)
+        first.read_into(old, at)
+        second.read_into(new, at)
+        if not np.array_equal(old, new):
+            return False
+    return True

@@ -12,10 +12,10 @@ from adaptool.gguf.dequantized import Dequantized
 from adaptool.parity.compare import Pair
 from adaptool.tensors.bnb import Bnb4bit
 from adaptool.tensors.compute import NumpyCompute
-from adaptool.tensors.dtypes import BF16, F16, F32, Array, DType, Floats, narrow, widen
+from adaptool.tensors.dtypes import BF16, F16, F32, Array, DType, Floats, widen
 from adaptool.tensors.store import Store, TensorInfo
 
-BLOCK_BYTES = 1 << 19
+BLOCK_BYTES = 1 << 18
 """Of a tensor as it is stored: small enough that its float32 temporaries stay in the processor's cache."""
 
 SUMMED = 1 << 13
@@ -58,14 +58,15 @@ def measure(pair: Pair, before: Store, after: Store) -> Measured:
             casts, widenings = _fitting(casts, first, first), _fitting(widenings, first, first)
             continue
         second = _numbers(new, kinds[1])
-        if np.array_equal(first, second, equal_nan=True):
+        with np.errstate(invalid="ignore", over="ignore"):
+            rest = np.subtract(second, first)
+        gap = _energy(rest)
+        if not (gap > 0 or rest.any()) or (gap != gap and np.array_equal(first, second, equal_nan=True)):
             two += energy
             continue
         same = False
         casts, widenings = _fitting(casts, first, second), _fitting(widenings, second, first)
-        two += _energy(second)
-        with np.errstate(invalid="ignore", over="ignore"):
-            square += _energy(np.subtract(second, first))
+        two, square = two + _energy(second), square + gap
     return Measured(
         pair, same, _apart(one, two, square) if counted else None,
         casts[0] if casts and not same else None, widenings[0] if widenings and not same else None,
@@ -163,4 +164,10 @@ def _narrower(of: DType, into: DType) -> Sequence[DType]:
 
 def _fitting(kinds: Sequence[DType], values: Floats, rounded: Floats) -> Sequence[DType]:
     """Those of ``kinds`` that ``values`` are rounded to in ``rounded``."""
-    return [k for k in kinds if np.array_equal(widen(narrow(values, k), k), rounded, equal_nan=True)]
+    return [k for k in kinds if np.array_equal(_rounded(values, k), rounded)]
+
+
+def _rounded(values: Floats, kind: DType) -> Floats:
+    bits = np.empty(values.shape, kind.storage)
+    _COMPUTE.store(values, bits, kind)
+    return _numbers(bits, kind)
