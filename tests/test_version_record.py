@@ -190,6 +190,9 @@ def test_what_the_user_said_is_carried_over(sql):
         (COMMIT, "f" * 40, "f" * 40),
         (None, "f" * 40, "f" * 40),
         (None, "main", "main"),
+        ("v1.0", "v2.0", "v2.0"),
+        ("v1.0", COMMIT, COMMIT),
+        ("v1.0", None, "v1.0"),
     ],
 )
 def test_a_pin_is_kept_until_the_config_names_another(sql, recorded, config, expected):
@@ -205,6 +208,14 @@ def test_a_pin_is_of_its_base_alone(sql):
     save_adapter(sql, base="org/other")
     base = record_of(sql, read_record(json.dumps(stated).encode(), "x")).base
     assert (base.name, base.revision, base.digest) == ("org/other", None, None)
+
+
+def test_and_stays_where_a_path_names_the_same_model(sql):
+    stated = json.loads(text_of(sql))
+    stated["base"]["revision"] = COMMIT
+    save_adapter(sql, base="/models/base")
+    base = record_of(sql, read_record(json.dumps(stated).encode(), "x")).base
+    assert (base.name, base.revision) == ("/models/base", COMMIT)
 
 
 SHIPPED = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja", "config.json",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adaptool import __version__
 from adaptool.adapters.adapter import Adapter, open_adapter
+from adaptool.comparing.base_names import bases_changed
 from adaptool.comparing.contents import Contents, TensorContent, vocabulary_of
 from adaptool.summary.beside import kind_of
 from adaptool.versioning.hashing import hash_weights
@@ -59,14 +60,18 @@ def record_of(folder: Path, previous: Record | None = None) -> Record:
 
 
 def base_of(adapter: Adapter, previous: Base | None = None) -> Base:
-    """The base its config names, with the pin recorded for it where the config has none."""
+    """The base its config names, with the pin recorded for it where the config has no commit of its own."""
     name, revision = adapter.config.base_model, adapter.config.revision
-    if previous is None or previous.name != name:
+    if previous is None or bases_changed((previous.name, None), (name, None))[0] == "other":
         return Base(name, revision)
-    pinned = revision is not None and COMMIT.fullmatch(revision) is not None
-    if pinned and revision != previous.revision:
-        return Base(name, revision, None if Base(name, previous.revision).pinned else previous.digest)
-    return replace(previous, revision=previous.revision or revision)
+    pin_is_firmer = _is_commit(previous.revision) and not _is_commit(revision)
+    if revision is None or revision == previous.revision or pin_is_firmer:
+        return replace(previous, name=name)
+    return Base(name, revision, None if previous.revision else previous.digest)
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and COMMIT.fullmatch(revision) is not None
 
 
 def shipped_in(folder: Path) -> tuple[str, ...]:
