@@ -256,6 +256,10 @@ def test_beside_the_other_side(repo, monkeypatch):
     monkeypatch.chdir("/")
     assert as_given(str(open_beside("v2.0.0", repo.folder / SQL))) == "v2.0.0:adapters/sql"
     assert open_beside("org/name", repo.folder / SQL) is None
+    monkeypatch.chdir(repo.folder)
+    assert as_given(str(open_beside("v2.0.0", Path("HEAD:adapters/sql")))) == "v2.0.0:adapters/sql"
+    assert as_given(str(open_beside("v1.0.0", Path("HEAD")))) == "v1.0.0:adapters/sql"
+    assert open_beside("org/name", Path("HEAD:adapters/sql")) is None
     with pytest.raises(NotFoundError, match=r"v1.0.0: no adapters/chat in v1.0.0"):
         open_beside("v1.0.0", repo.folder / "adapters" / "chat")
 

@@ -44,7 +44,7 @@ def diff(before: Path | str, after: Path | str, *, workers: int | None = None) -
 
 def _located(text: str, other: str) -> Path:
     """Where ``text`` is: ``v1.0.0`` beside ``adapters/sql`` is that folder at that revision."""
-    if not LOCAL.match(text) and not os.path.lexists(text) and os.path.lexists(other):
+    if not LOCAL.match(text) and not os.path.lexists(text):
         from adaptool.git.revisions import open_beside
 
         return open_beside(text, Path(other)) or locate(text)

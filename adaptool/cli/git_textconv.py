@@ -20,6 +20,5 @@ def textconv(console: Console, file: Path) -> int:
     """
     from adaptool.git.textconv import textconv as told
 
-    for line in told(file):
-        console.result(line)
+    console.result("\n".join(told(file)))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -35,12 +36,26 @@ def resolve_revision(text: str) -> Path | None:
 
 
 def open_beside(revision: str, other: Path) -> Path | None:
-    """The same for one side of a comparison: a bare revision means the place of ``other``, in its repository."""
-    if split_revision(revision)[1] is None and (found := find_repository(other)) is not None:
+    """The same for one side of a comparison: a bare revision means the place of ``other``, in its repository.
+
+    ``other`` is a path of this disk, or itself a revision with a path (``HEAD:adapters/sql``).
+    """
+    if split_revision(revision)[1] is not None:
+        return resolve_revision(revision)
+    if not os.path.lexists(other):
+        path = split_revision(str(other))[1]
+        return resolve_revision(revision if path is None or not resolves(revision) else f"{revision}:{path}")
+    found = find_repository(other)
+    if found is not None and open_source(found, revision) is not None:
         place = place_of(found, other)
-        if open_source(found, revision) is not None:
-            return _opened(found.folder, found.bare, revision, place, revision, place)
+        return _opened(found.folder, found.bare, revision, place, revision, place)
     return resolve_revision(revision)
+
+
+def resolves(revision: str) -> bool:
+    """Whether the repository of the current folder has such a revision."""
+    found = find_repository(Path())
+    return found is not None and found.resolve(revision, "tree") is not None
 
 
 def open_revision(text: str, beside: Path) -> Path | None:
