@@ -52,7 +52,7 @@ def write_adapter(folder: Path, seed: int, version: str, megabytes: float) -> No
     import numpy as np
 
     from adaptool.rules.draft import CONFIG, packed
-    from adaptool.versioning.record import Base, record_text
+    from adaptool.versioning.record import record_text
     from adaptool.versioning.recording import record_of
 
     random = np.random.default_rng(seed)
@@ -68,9 +68,7 @@ def write_adapter(folder: Path, seed: int, version: str, megabytes: float) -> No
     (folder / "adapter_config.json").write_text(json.dumps(CONFIG | own))
     content = packed(tensors, dict.fromkeys(tensors, "F32"), {"format": "pt"})
     (folder / "adapter_model.safetensors").write_bytes(content)
-    record = record_of(folder)
-    record = replace(record, version=version, base=Base(record.base.name, "a" * 40))
-    (folder / "adaptool.json").write_text(record_text(record), encoding="utf-8")
+    (folder / "adaptool.json").write_text(record_text(replace(record_of(folder), version=version)), encoding="utf-8")
 
 
 def git(folder: Path, *arguments: str) -> None:

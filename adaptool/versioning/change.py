@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adaptool.adapters.adapter import open_adapter
 from adaptool.adapters.config import CONFIG_NAME
@@ -30,6 +30,8 @@ class Change:
     """Whether content was compared, and not manifests alone: those cannot tell a re-factorised update from another."""
     lacks: str = ""
     """Why the level is not known."""
+    because: str = ""
+    """The verdict in a sentence, where the content was compared."""
 
 
 NOTHING = Change("", "none")
@@ -51,8 +53,8 @@ def change_between(before: Kept, after: Kept, contents: tuple[Record | None, Rec
     if compared is None:
         return Change(_told(level, reasons), level, reasons, certain=False)
     if compared.level == "none" and level != "patch":  # what a manifest says beside the content: parents, a pinned base
-        return Change(compared.words, level, reasons)
-    return compared if level in ("none", "patch") else Change(compared.words, level, reasons)
+        return replace(compared, level=level, reasons=reasons)
+    return compared if level in ("none", "patch") else replace(compared, level=level, reasons=reasons)
 
 
 def _same(old: Record, new: Record) -> bool:
@@ -70,7 +72,7 @@ def _compared(before: Kept, after: Kept) -> Change | None:
     try:
         with before.opened() as one, after.opened() as two:
             found = compare_adapters(open_adapter(one), open_adapter(two))
-            return Change(found.verdict, found.level, found.reasons)
+            return Change(found.verdict, found.level, found.reasons, because=found.because)
     except AdaptoolError:
         return None
 

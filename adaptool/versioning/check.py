@@ -11,14 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from adaptool.errors import AdaptoolError, GitError, NotFetchedError
+from adaptool.errors import AdaptoolError, NotFetchedError
 from adaptool.git.repository import Repository
 from adaptool.jobs import default_workers, run
-from adaptool.versioning.ancestry import Ancestry
+from adaptool.versioning.blobs import Blobs
 from adaptool.versioning.check_result import Check, Failed
 from adaptool.versioning.findings import Selection, Severity
 from adaptool.versioning.history import Archive
-from adaptool.versioning.judging import Court, Evidence, gather, judge
+from adaptool.versioning.judging import Court, Evidence, gather, judge, merge_of
+from adaptool.versioning.lineage import Family
 from adaptool.versioning.pairing import Pair, pairs
 from adaptool.versioning.sides import Kept, Side, commit_side, working_side
 from adaptool.versioning.tagged import tags_for
@@ -55,6 +56,7 @@ class _Ends:
     there: Side | None
     merge_base: str | None
     notes: tuple[str, ...]
+    blobs: Blobs
 
 
 def check(repository: Repository, options: Options | None = None) -> Check:
@@ -66,17 +68,8 @@ def check(repository: Repository, options: Options | None = None) -> Check:
     ends = _ends(repository, how)
     both = pairs(ends.before, ends.after)
     chosen = [pair for pair in both if _below(pair, how.paths)]
-    changed = [pair for pair in chosen if not pair.unchanged]
-    if ends.before is not None:
-        ends.before.remember(pair.before.folder for pair in changed if pair.before is not None)
-    ends.after.remember(pair.after.folder for pair in chosen if pair.after is not None)
-    archive = Archive(repository, ends.head)
-    try:
-        court = _court(repository, how, ends, chosen, archive)
-        evidence = _gathered(court, chosen, how.workers)
-        results = tuple(judge(court, one) for one in evidence)
-    finally:
-        archive.close()
+    court = _court(repository, how, ends, chosen, Archive(repository, ends.head, ends.blobs))
+    results = tuple(judge(court, one) for one in _gathered(court, chosen, how.workers))
     missed = (Failed(path or ".", f"{path or '.'}: no adapter there, neither before nor now")
               for path in how.paths if not any(_below(pair, (path,)) for pair in both))  # fmt: skip
     notes = (*ends.notes, *_cut_off(repository, how))
@@ -84,14 +77,15 @@ def check(repository: Repository, options: Options | None = None) -> Check:
 
 
 def _ends(repository: Repository, how: Options) -> _Ends:
+    blobs = Blobs(repository)
     at = how.at or ("HEAD" if repository.bare else None)
     head = repository.commit(at or "HEAD")
     if at is not None and head is None:
         raise NotFetchedError(f"{at!r} names no commit of this repository", hint=_fetching(at))
-    after = working_side(repository) if at is None or head is None else commit_side(repository, head, at)
+    after = working_side(repository, blobs) if at is None or head is None else commit_side(repository, head, at, blobs)
     if how.against is None:
-        before = commit_side(repository, head, "HEAD") if at is None and head is not None else None
-        return _Ends(after, head, before, None, None, ())
+        before = commit_side(repository, head, "HEAD", blobs) if at is None and head is not None else None
+        return _Ends(after, head, before, None, None, (), blobs)
     tip = repository.commit(how.against)
     if tip is None:
         raise NotFetchedError(f"{how.against!r} names no commit of this repository", hint=_fetching(how.against))
@@ -100,9 +94,9 @@ def _ends(repository: Repository, how: Options) -> _Ends:
         f"where this parted from {how.against} is not in this clone's history: compared with {how.against} as it is",
     )  # fmt: skip
     label = how.against if base in (None, tip) else f"{(base or tip)[:10]}, where this parted from {how.against}"
-    before = commit_side(repository, base or tip, label)
-    there = None if base in (None, tip) else commit_side(repository, tip, how.against)
-    return _Ends(after, head, before, there, base, notes)
+    before = commit_side(repository, base or tip, label, blobs)
+    there = None if base in (None, tip) else commit_side(repository, tip, how.against, blobs)
+    return _Ends(after, head, before, there, base, notes, blobs)
 
 
 def _fetching(revision: str) -> str:
@@ -126,7 +120,7 @@ def _court(
         archive.recall([pair.after.folder for pair in chosen if pair.after is not None])
     return Court(
         repository=repository, after=ends.after, before=ends.before, there=ends.there, parents=parents, parted=parted,
-        archive=archive, tags=tags, ancestry=Ancestry(repository, ends.after, archive, repository.shallow),
+        archive=archive, tags=tags, family=Family(ends.after),
         versioned=any(MANIFEST_NAME in one.entries for one in kept), unchanged_too=how.against is None,
         selection=how.selection, fail_on=how.fail_on,
     )  # fmt: skip
@@ -140,14 +134,7 @@ def _merged(repository: Repository, ends: _Ends) -> tuple[tuple[Side, ...], Side
     merging = repository.commit("MERGE_HEAD") if ends.after.commit is None and not repository.bare else None
     if merging is not None:
         parents = [ends.head, merging]
-    if len(parents) < 2:
-        return (), None
-    base = repository.merge_base(parents[0], parents[1])
-    parted = commit_side(repository, base, base[:10]) if base is not None else None
-    try:
-        return tuple(commit_side(repository, parent, parent[:10]) for parent in parents), parted
-    except GitError:  # a shallow history ends here
-        return (), None
+    return merge_of(repository, parents, ends.blobs)
 
 
 def _gathered(court: Court, chosen: Sequence[Pair], workers: int) -> Iterator[Evidence]:

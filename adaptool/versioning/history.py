@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from adaptool.errors import AdaptoolError
 from adaptool.git.process import failure, run_git
-from adaptool.git.reader import Reader
 from adaptool.git.repository import Blob, Commit, Repository
+from adaptool.versioning.blobs import Blobs
 from adaptool.versioning.record import LARGEST, Record, read_record
 from adaptool.versions import MANIFEST_NAME
 
@@ -89,21 +88,20 @@ class Past:
 
 @dataclass
 class Archive:
-    """The manifests of a history, read by their oids through one process and kept; closed with ``close``."""
+    """The manifests of a history, read by their oids and kept."""
 
     repository: Repository
     revision: str | None
     """Whose first-parent history it is; None before the first commit."""
+    blobs: Blobs
     _records: dict[str, Record | None] = field(default_factory=dict)
-    _pasts: dict[str, tuple[Past, ...]] | None = None
-    _reader: Reader | None = None
+    _pasts: dict[str, tuple[Past, ...]] = field(default_factory=dict)
 
     def record(self, oid: str) -> Record | None:
         """The record in a blob; None where it cannot be read, or this clone lacks it."""
         if oid not in self._records:
-            self._reader = self._reader or self.repository.reader()
             try:
-                self._records[oid] = read_record(self._reader.read(oid, LARGEST), oid)
+                self._records[oid] = read_record(self.blobs.read(oid, LARGEST), oid)
             except AdaptoolError:
                 self._records[oid] = None
         return self._records[oid]
@@ -113,10 +111,14 @@ class Archive:
         paths = [manifest_path(folder) for folder in folders]
         self._pasts = self._walked(paths) if paths else {}
 
+    def of_revision(self, revision: str) -> Archive:
+        """The same manifests, with the history of another revision."""
+        return Archive(self.repository, revision, self.blobs, self._records)
+
     def of(self, folder: str) -> tuple[Past, ...]:
         """The manifests an adapter had, the newest first, that of ``revision`` included."""
-        if self._pasts is None or folder not in self._pasts:
-            self._pasts = {**(self._pasts or {}), folder: (), **self._walked([manifest_path(folder)])}
+        if folder not in self._pasts:
+            self._pasts |= self._walked([manifest_path(folder)])
         return self._pasts[folder]
 
     def _walked(self, paths: Sequence[str]) -> dict[str, tuple[Past, ...]]:
@@ -128,18 +130,6 @@ class Archive:
                 if after is not None:
                     found[path.rpartition("/")[0]].append(Past(step.commit.oid, path.rpartition("/")[0], after.oid))
         return {folder: tuple(pasts) for folder, pasts in found.items()}
-
-    @cached_property
-    def everywhere(self) -> Mapping[str, str]:
-        """Of every content that any adapter ever had in this history, its digest and one commit that had it."""
-        found: dict[str, str] = {}
-        for step in walk(self.repository, self.revision) if self.revision is not None else ():
-            for path, (_, after) in step.changes.items():
-                if after is not None and path.rpartition("/")[2] == MANIFEST_NAME:
-                    record = self.record(after.oid)
-                    if record is not None:
-                        found.setdefault(record.content.digest, step.commit.oid)
-        return found
 
     def at(self, places: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], str]:
         """Of each (commit, adapter's folder) the oid of its manifest there, through one process, where it is one."""
@@ -157,12 +147,6 @@ class Archive:
             for place, answer in zip(plain, answers, strict=False)
             if len(answer) == 3 and answer[1] == b"blob"
         }
-
-    def close(self) -> None:
-        """End the process that reads."""
-        if self._reader is not None:
-            self._reader.__exit__(None, None, None)
-            self._reader = None
 
 
 def manifest_path(folder: str) -> str:

@@ -9,12 +9,14 @@ from functools import partial
 from adaptool.comparing.result import Level
 from adaptool.errors import AdaptoolError, GitError
 from adaptool.git.repository import Repository
-from adaptool.versioning.ancestry import Ancestry, Note, Said
+from adaptool.versioning.ancestry import Note, Said, parent_findings
 from adaptool.versioning.bases import base_findings
+from adaptool.versioning.blobs import Blobs
 from adaptool.versioning.change import NOTHING, Change, change_between
 from adaptool.versioning.check_result import AdapterCheck, State, Verdict
 from adaptool.versioning.findings import SEVERITIES, Finding, Selection, Severity, Unchecked, fails, finding
 from adaptool.versioning.history import Archive
+from adaptool.versioning.lineage import Family
 from adaptool.versioning.pairing import Pair
 from adaptool.versioning.reading import Reading, read
 from adaptool.versioning.record import Record
@@ -41,7 +43,8 @@ class Court:
     parted: Side | None
     archive: Archive
     tags: Tags
-    ancestry: Ancestry
+    family: Family
+    """Where parents are looked for."""
     versioned: bool
     unchanged_too: bool
     """Whether adapters that nobody changed are read as well."""
@@ -52,8 +55,20 @@ class Court:
     def side(self, commit: str) -> Side:
         """A commit of the history."""
         if commit not in self.sides:
-            self.sides[commit] = commit_side(self.repository, commit, commit[:10])
+            self.sides[commit] = commit_side(self.repository, commit, commit[:10], self.archive.blobs)
         return self.sides[commit]
+
+
+def merge_of(repository: Repository, parents: Sequence[str], blobs: Blobs) -> tuple[tuple[Side, ...], Side | None]:
+    """The sides of a merge, and where they parted; none of what is no merge, or where the history does not reach."""
+    if len(parents) < 2:
+        return (), None
+    base = repository.merge_base(parents[0], parents[1])
+    try:
+        parted = commit_side(repository, base, base[:10], blobs) if base is not None else None
+        return tuple(commit_side(repository, parent, parent[:10], blobs) for parent in parents), parted
+    except GitError:
+        return (), None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +89,11 @@ def gather(court: Court, pair: Pair) -> Evidence:
     if pair.unchanged:
         here = read(after, versioned=court.versioned) if court.unchanged_too else Reading(_stated(after), None, (), ())
         return Evidence(pair, here, Reading(here.stated, here.actual, (), ()), NOTHING)
-    here = read(after, versioned=court.versioned)
     if before is None:
-        return Evidence(pair, here, EMPTY, Change("new", None))
-    was = read(before, versioned=court.versioned)
-    return Evidence(pair, here, was, change_between(before, after, (was.content, here.content)))
+        return Evidence(pair, read(after, versioned=court.versioned), EMPTY, Change("new", None))
+    with before.held(), after.held():
+        here, was = (read(kept, versioned=court.versioned) for kept in (after, before))
+        return Evidence(pair, here, was, change_between(before, after, (was.content, here.content)))
 
 
 def judge(court: Court, evidence: Evidence) -> AdapterCheck:
@@ -117,7 +132,7 @@ def _said(court: Court, evidence: Evidence) -> Iterator[Said]:
     kept = pair.after
     if not pair.unchanged or court.unchanged_too:
         yield from base_findings(kept, here.stated)
-        yield from court.ancestry.findings(kept, here.stated)
+        yield from parent_findings(court.family, kept, here.stated)
     yield from _steps(court, evidence)
     compared = [version for one in (was.stated,) if one is not None and (version := one.semver) is not None]
     level = partial(_level, court, kept, here)

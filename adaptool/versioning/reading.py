@@ -117,7 +117,7 @@ def _of_the_files(
         said = _disagreements(stated, actual)
         if said:
             place = CONFIG_NAME if said == ["the config"] else _weights(kept, actual)
-            told = f"{' and '.join(said)} {'is' if said == ['the config'] else 'are'} not what the manifest was written for"
+            told = f"{' and '.join(said)} {'is' if said == ['the config'] else 'are'} not the manifest's"
             yield finding("VER003", kept.path, f"{told}{_tensors(stated, actual)}", file=place)
         elif differing:
             yield finding("VER004", kept.path, f"{_named(differing)}: other bytes than the manifest's, same content",

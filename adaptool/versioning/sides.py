@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -21,13 +21,11 @@ from adaptool.git.repository import Blob, Repository
 from adaptool.git.trees import LINK, SUBMODULE, adapters_in_tree
 from adaptool.tensors.files import open_file
 from adaptool.tensors.pointers import LARGEST, Pointer, parse_pointer
+from adaptool.versioning.blobs import Blobs
 from adaptool.versioning.record import LARGEST as LARGEST_MANIFEST
 from adaptool.versioning.record import Record, read_record
 from adaptool.versioning.recording import TEMPLATES, record_of, shipped
 from adaptool.versions import MANIFEST_NAME, FileRecord, file_record
-
-IN_MEMORY = 64 << 20
-"""Bytes of a blob that is held while it is written out."""
 
 MOST_LINKS = 8
 
@@ -42,8 +40,8 @@ class Side:
     """What the user calls it."""
     files: Mapping[str, Blob]
     """By path; an oid of zeros is known to the working tree alone."""
-    memory: dict[str, bytes] = field(default_factory=dict, repr=False)
-    """Manifests read at once, by oid: a thousand through one process."""
+    shared: Blobs | None = field(default=None, repr=False)
+    """What reads this repository's blobs, where several sides have one for all."""
 
     @cached_property
     def adapters(self) -> Mapping[str, Kept]:
@@ -57,20 +55,20 @@ class Side:
         return {folder: Kept(self, folder, {**files, **inner.get(folder, {})}) for folder, files in found.items()}
 
     @cached_property
+    def blobs(self) -> Blobs:
+        """What Git has, read through one process."""
+        return self.shared or Blobs(self.repository)
+
+    @cached_property
     def store(self) -> LfsStore:
         """Where the repository's LFS objects lie."""
         return LfsStore(self.repository)
 
     def remember(self, folders: Iterator[str]) -> None:
-        """Read the manifests of these adapters through one process; those that cannot be are left to be asked for."""
-        blobs = (self.files.get(_below(folder, MANIFEST_NAME)) for folder in folders)
-        wanted = {blob.oid for blob in blobs if blob is not None and known(blob) and blob.mode != LINK}
-        with self.repository.reader() as reader:
-            for oid in sorted(wanted - self.memory.keys()):
-                try:
-                    self.memory[oid] = reader.read(oid, LARGEST_MANIFEST)
-                except AdaptoolError:
-                    continue
+        """Read the manifests of these adapters ahead; those that cannot be read are left to be asked for."""
+        for folder in folders:
+            with suppress(AdaptoolError):
+                _ = self.adapters[folder].stated
 
     def resolved(self, blob: Blob) -> Blob:
         """The file that a link leads to, in the tree; NotFetchedError where it leads out of it."""
@@ -87,7 +85,7 @@ class Side:
 
     def _link(self, blob: Blob) -> str:
         if known(blob):
-            return os.fsdecode(self.repository.read(blob.oid, LARGEST))
+            return os.fsdecode(self.blobs.read(blob.oid, LARGEST))
         return os.readlink(self.repository.folder / blob.path)  # noqa: PTH115  (its text, not where it leads)
 
     def here(self, blob: Blob) -> Path | None:
@@ -102,18 +100,14 @@ class Side:
         path = self.here(blob)
         if path is not None:
             return parse_pointer(open_file(path).read_all(LARGEST)) if path.stat().st_size < LARGEST else None
-        with self.repository.reader() as reader:
-            size = reader.size(blob.oid)
-            small = size is None or size < LARGEST  # reading what is not here says so
-            return parse_pointer(reader.read(blob.oid, LARGEST)) if small else None
+        small = self.blobs.size(blob.oid) < LARGEST
+        return parse_pointer(self.blobs.read(blob.oid, LARGEST)) if small else None
 
     def read(self, blob: Blob, limit: int) -> bytes:
         """A small file's content."""
-        if known(blob) and blob.oid in self.memory:
-            return self.memory[blob.oid]
         blob = self.resolved(blob)
         path = self.here(blob)
-        return open_file(path).read_all(limit) if path is not None else self.repository.read(blob.oid, limit)
+        return open_file(path).read_all(limit) if path is not None else self.blobs.read(blob.oid, limit)
 
     def local(self, blob: Blob, scratch: Path) -> Path:
         """A file with the content: the working tree's or the LFS store's own, else a copy made in ``scratch``.
@@ -129,7 +123,7 @@ class Side:
         path = self.here(blob)
         if path is None:
             path = scratch / hashlib.sha256(os.fsencode(blob.path)).hexdigest()
-            self.repository.copy(blob.oid, path)
+            self.blobs.copy(blob.oid, path)
         return path
 
 
@@ -192,11 +186,33 @@ class Kept:
             return replace(file_record(self.side.local(blob, Path(scratch)), hashed=True), name=name)
 
     @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep the folder that ``opened`` gives, for as many times as it is asked for; where it can be made at all."""
+        if "_held" in self.__dict__:
+            yield
+            return
+        with ExitStack() as stack:
+            with suppress(AdaptoolError):
+                self.__dict__["_held"] = stack.enter_context(self._laid_out())
+            try:
+                yield
+            finally:
+                self.__dict__.pop("_held", None)
+
+    @contextmanager
     def opened(self) -> Iterator[Path]:
         """A folder that holds the adapter's files, its name the adapter's: the working tree's own where that has all.
 
         Raises NotFetchedError where the content of a file is not in this clone.
         """
+        if "_held" in self.__dict__:
+            yield self.__dict__["_held"]
+            return
+        with self._laid_out() as folder:
+            yield folder
+
+    @contextmanager
+    def _laid_out(self) -> Iterator[Path]:
         own = self.side.repository.folder / self.folder
         if self.side.commit is None and all(self._lies(blob) for blob in self.shipped.values()):
             yield own
@@ -225,12 +241,12 @@ def known(blob: Blob) -> bool:
     return bool(blob.oid.strip("0"))
 
 
-def commit_side(repository: Repository, commit: str, label: str) -> Side:
+def commit_side(repository: Repository, commit: str, label: str, blobs: Blobs | None = None) -> Side:
     """A commit."""
-    return Side(repository, commit, label, repository.tree(commit))
+    return Side(repository, commit, label, repository.tree(commit), blobs)
 
 
-def working_side(repository: Repository) -> Side:
+def working_side(repository: Repository, blobs: Blobs | None = None) -> Side:
     """The working tree: what Git tracks as it lies there now, and what is new and not ignored."""
     head = repository.commit("HEAD")
     tree = dict(repository.tree(head)) if head is not None else dict(repository.index())
@@ -247,7 +263,7 @@ def working_side(repository: Repository) -> Side:
     if head is None:
         gone = [path for path in tree if not (repository.folder / path).exists()]
         tree = {path: replace(blob, oid="0" * 40) for path, blob in tree.items() if path not in gone}
-    return Side(repository, None, "the working tree", tree)
+    return Side(repository, None, "the working tree", tree, blobs)
 
 
 def _below(folder: str, name: str) -> str:

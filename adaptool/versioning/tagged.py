@@ -32,6 +32,8 @@ class Tags:
 
     archive: Archive
     by_adapter: Mapping[str, tuple[tuple[Version, Tag], ...]]
+    places: Mapping[tuple[str, str], str]
+    """(commit, adapter's folder) → its manifest's oid."""
     reached: frozenset[str] | None
     """Names of those that lead into the history of what is checked; None: all do."""
     new: frozenset[str] | None
@@ -39,14 +41,6 @@ class Tags:
     remote: Mapping[str, str] = field(default_factory=dict)
     """Commits that the tags of a remote lead to, by name."""
     remote_name: str = ""
-
-    def __post_init__(self) -> None:
-        self.places.update(
-            self.archive.at([(tag.commit, path) for path, own in self.by_adapter.items() for _, tag in own])
-        )
-
-    places: dict[tuple[str, str], str] = field(default_factory=dict)
-    """(commit, adapter's folder) → its manifest's oid."""
 
     def findings(
         self, folder: str, path: str, here: Reading, compared: Sequence[Version], level: LevelAt
@@ -105,7 +99,15 @@ def tags_for(
     before = frozenset() if since is None else _leading(repository, "--merged", since)
     new = None if since is None or reached is None else reached - before
     there = {} if remote is None else remote_tags(repository, remote)
-    return Tags(archive, tags_of(repository, names, everything), reached, new, there, remote or "")
+    owned = tags_of(repository, names, everything)
+    return Tags(archive, owned, places_of(archive, owned), reached, new, there, remote or "")
+
+
+def places_of(
+    archive: Archive, owned: Mapping[str, tuple[tuple[Version, Tag], ...]]
+) -> Mapping[tuple[str, str], str]:  # fmt: skip
+    """Where the tags of adapters find their manifests."""
+    return archive.at([(tag.commit, path) for path, own in owned.items() for _, tag in own])
 
 
 def _leading(repository: Repository, how: str, commit: str) -> frozenset[str]:
