@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -832,3 +833,18 @@ def test_help_of_every_command(capsys):
         assert main(["version", name, "--help"]) == 0
         assert f"Example:  adaptool version {name}" in capsys.readouterr().out
     assert {"init", "show", "bump", "tag", "log", "check", "sign", "verify", "sbom"} == set(COMMANDS)
+
+
+def test_the_minute_in_the_documentation(repo, capsys):
+    text = (Path(__file__).parents[1] / "docs" / "version.md").read_text(encoding="utf-8")
+    lines = [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")]
+    seed = 1
+    for line in lines:
+        program, *args = shlex.split(line)
+        if args[:2] in (["version", "init"], ["version", "bump"]):
+            repo.adapter("adapters/sql", seed=seed)
+            seed += 1
+        assert program in ("adaptool", "git")
+        assert main(args) == 0 if program == "adaptool" else repo.git(*args) is not None
+    assert repo.git("tag").split() == ["v0.1.0", "v0.1.1"]
+    assert "sql 0.1.0 → 0.1.1 (patch)" in capsys.readouterr().out
