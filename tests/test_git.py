@@ -14,6 +14,7 @@ from making_git import Repo, isolate, needs_lfs, save_adapter
 
 import adaptool.git
 from adaptool.adapters.adapter import open_adapter
+from adaptool.cli.main import main
 from adaptool.errors import AdaptoolError, FormatError, GitError, NotFetchedError, NotFoundError
 from adaptool.git.layout import lay_out
 from adaptool.git.lfs import LfsStore
@@ -836,3 +837,33 @@ def test_adapters_of_a_tree():
     tree = {path: Blob(path, OID) for path in paths} | {"sub": Blob("sub", OID, "160000")}
     found = {folder: sorted(files) for folder, files in adapters_in_tree(tree).items()}
     assert found == {"": ["adapter_config.json"], "a": ["adapter_model.bin"], "b/c": ["README.md", WEIGHTS]}
+
+
+def test_the_command_line_takes_revisions_and_says_so(repo, capsys):
+    assert main(["-v", "diff", "v1.0.0", SQL]) == 1
+    said = capsys.readouterr()
+    assert "v1.0.0:adapters/sql: a Git revision" in said.err
+    assert main(["inspect", "v1.0.0", "--json"]) == 0
+    assert '"path": "v1.0.0:adapters/sql"' in capsys.readouterr().out
+    assert main(["validate", f"HEAD:{SQL}"]) == 0
+    assert capsys.readouterr().out.startswith(f"HEAD:{SQL}  LoRA")
+    assert main(["inspect", "HEAD:nope"]) == 3
+    assert "hint: adapters there: adapters/sql" in capsys.readouterr().err
+
+
+def test_a_repository_git_does_not_trust(repo, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert resolve_revision("org/name") is None
+    with pytest.raises(GitError, match="dubious ownership") as caught:
+        locate("HEAD:adapters/sql")
+    assert f"safe.directory {repo.folder}" in caught.value.hint
+
+
+def test_a_link_in_place_of_a_submodule_is_not_followed(repo, tmp_path, monkeypatch):
+    outer = Repo(tmp_path / "outer")
+    outer.git("update-index", "--add", "--cacheinfo", f"160000,{repo.head},team")
+    outer.commit(add=False)
+    (outer.folder / "team").symlink_to(repo.folder)
+    monkeypatch.chdir(outer.folder)
+    with pytest.raises(NotFetchedError, match="the submodule is not checked out"):
+        locate(f"HEAD:team/{SQL}")

@@ -16,6 +16,7 @@ from adaptool import __version__
 from adaptool.cli.console import Console
 from adaptool.cli.lazy import LazyGroup
 from adaptool.errors import AdaptoolError
+from adaptool.tensors.locate import LAID_OUT
 
 COMMANDS = {
     "inspect": "Show what an adapter is: type, rank, targets, size, and with --weights its spectrum.",
@@ -58,12 +59,15 @@ def run(args: list[str] | None = None) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run one command line; its exit code."""
-    console = Console()
+    console, known = Console(), len(LAID_OUT)
     try:
         with cli.make_context("adaptool", list(sys.argv[1:] if args is None else args)) as context:
             console = context.obj or console
             # make_context parses the group's own options; the console is made when the group is invoked
-            return int(cli.invoke(context) or 0)
+            code = int(cli.invoke(context) or 0)
+            for given in list(LAID_OUT.values())[known:]:
+                (context.obj or console).detail(f"{given}: a Git revision")
+            return code
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.exceptions.NoArgsIsHelpError as error:

@@ -141,10 +141,10 @@ def follow(source: Source, path: str) -> tuple[Source, str]:
 
 def _submodule(source: Source, blob: Blob) -> Source:
     """The commit of a submodule that a revision records, in the submodule's own repository."""
-    root = source.repository.folder
+    here = source.repository.folder.resolve() / blob.path
     kept = source.repository.common / "modules" / blob.path
-    inner = find_repository(root / blob.path) if (root / blob.path).is_dir() and not source.repository.bare else None
-    if inner is None or inner.folder.resolve() != (root / blob.path).resolve():
+    inner = find_repository(here) if here.is_dir() and not source.repository.bare else None
+    if inner is None or inner.folder.resolve() != here:  # a link of the working tree is not followed
         inner = Repository(kept, bare=True) if (kept / "HEAD").is_file() else None
     if inner is None:
         raise NotFetchedError(

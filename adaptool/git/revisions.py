@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from adaptool.errors import NotFoundError
+from adaptool.errors import GitError, NotFoundError
 from adaptool.git.layout import NEEDED, lay_out
 from adaptool.git.named import (
     EXPRESSION,
@@ -65,10 +65,15 @@ def open_revision(text: str, beside: Path) -> Path | None:
     revision, path = split_revision(text)
     if path is not None and revision == "" and (staged := STAGE.fullmatch(path)):
         revision, path = f":{staged[1]}" if staged[1] != "0" else "", staged[2]
+    is_certain = path is not None or EXPRESSION.fullmatch(revision) is not None
     try:
         repository = find_repository(beside)
     except OSError:  # the current folder is gone
         repository = None
+    except GitError:  # git does not trust this repository
+        if is_certain:
+            raise
+        return None
     if repository is None:
         if EXPRESSION.fullmatch(revision):
             raise NotFoundError(f"{text}: no such file, and this is not in a Git repository", hint="cd into a clone")
