@@ -76,7 +76,7 @@ def judge(evidence: Evidence) -> tuple[Verdict, str, bool]:
         if evidence.settings:
             return (
                 "changed",
-                f"the weights are the same, but config.json says otherwise: {_listed(evidence.settings)}",
+                f"the weights are the same, config.json is not: {_listed(evidence.settings)}",
                 False,
             )
         return "re-saved", f"the same values in other bytes: {_how_saved(evidence)}", True
