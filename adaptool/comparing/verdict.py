@@ -19,9 +19,8 @@ KINDRED_FACTORS = 0.3
 where the start was the same and the data were not, for A keeps much of its start."""
 
 SEEN_IN_WEIGHTS = {
-    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_modules", "exclude_modules",
-    "target_parameters", "layers_to_transform", "layers_pattern", "modules_to_save", "bias", "lora_bias",
-    "base_model_name_or_path", "revision", "peft_type", "init_lora_weights", "trainable_token_indices",
+    "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "lora_bias", "peft_type", "revision",
+    "base_model_name_or_path",
 }  # fmt: skip
 """Fields whose effect the comparison of tensors and of ΔW shows, or the verdict tells by itself."""
 
