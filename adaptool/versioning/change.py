@@ -30,8 +30,8 @@ class Change:
     """Whether content was compared, and not manifests alone: those cannot tell a re-factorised update from another."""
     lacks: str = ""
     """Why the level is not known."""
-    because: str = ""
-    """The verdict in a sentence, where the content was compared."""
+    relative: float | None = None
+    """‖ΔW′ − ΔW‖ / ‖ΔW‖ where the content of two LoRAs was compared."""
 
 
 NOTHING = Change("", "none")
@@ -72,7 +72,7 @@ def _compared(before: Kept, after: Kept) -> Change | None:
     try:
         with before.opened() as one, after.opened() as two:
             found = compare_adapters(open_adapter(one), open_adapter(two))
-            return Change(found.verdict, found.level, found.reasons, because=found.because)
+            return Change(found.verdict, found.level, found.reasons, relative=found.relative)
     except AdaptoolError:
         return None
 

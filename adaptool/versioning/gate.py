@@ -7,10 +7,13 @@ from pathlib import Path
 
 from adaptool.errors import UsageError
 from adaptool.git.repository import Repository, repository_of
+from adaptool.git.trees import adapters_in_tree
 from adaptool.jobs import default_workers
 from adaptool.versioning.check import Options, check
 from adaptool.versioning.check_result import Check
 from adaptool.versioning.findings import Selection, Severity
+from adaptool.versioning.log import log
+from adaptool.versioning.log_result import Log
 
 
 def version_check(
@@ -58,3 +61,29 @@ def _inside(repository: Repository, path: Path) -> str:
 def _codes(texts: Sequence[str]) -> tuple[str, ...]:
     """``("VER1,ver301", "VER2")`` as prefixes."""
     return tuple(part.strip().upper() for text in texts for part in text.split(",") if part.strip())
+
+
+def version_log(
+    adapter: Path | str | None = None, *, revision: str = "HEAD", limit: int | None = None, drift: bool = True,
+    first_parent: bool = True,
+) -> Log:  # fmt: skip
+    """The history of the adapter in a folder (without one, of the only adapter of the repository) from Git.
+
+    revision: whose history, or a range A..B. limit: the newest entries. drift: measure how far ΔW went. first_parent:
+    a merge is one entry. Raises AdaptoolError where there is no such adapter in the history.
+    """
+    repository, folders = located([] if adapter is None else [adapter])
+    folder = folders[0] if adapter is not None else ""
+    if adapter is None or (folder == "" and _only(repository, revision) is not None):
+        folder = _only(repository, revision) or ""
+    return log(repository, folder, revision=revision, limit=limit, drifts=drift, first_parent=first_parent)
+
+
+def _only(repository: Repository, revision: str) -> str | None:
+    """The adapter that a revision has, where it has one alone; a UsageError where several are to choose from."""
+    commit = repository.commit(revision.rpartition("..")[2] or "HEAD")
+    found = sorted(adapters_in_tree(repository.tree(commit))) if commit is not None else []
+    if len(found) > 1 and "" not in found:
+        named = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+        raise UsageError("there are several adapters in this repository", hint=f"name one: {named}")
+    return ("" if "" in found else found[0]) if found else None

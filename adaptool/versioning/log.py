@@ -13,6 +13,7 @@ from adaptool.adapters.adapter import Adapter, open_adapter
 from adaptool.errors import AdaptoolError, NotFetchedError, NotFoundError
 from adaptool.git.repository import Repository
 from adaptool.versioning.blobs import Blobs
+from adaptool.versioning.change import Change
 from adaptool.versioning.drift import drift
 from adaptool.versioning.findings import Selection
 from adaptool.versioning.history import Archive
@@ -27,6 +28,9 @@ from adaptool.versioning.tagged import Tags, places_of
 from adaptool.versioning.tags import tags_of
 from adaptool.versioning.trail import Touch, trail
 from adaptool.versions import MANIFEST_NAME
+
+HELD = 2
+"""Adapters that lie in scratch at a time, besides the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,22 @@ class _Logging:
     first: Adapter | None = None
     keeping: ExitStack = field(default_factory=ExitStack)
     """What ``first`` lies in."""
+    held: list[tuple[Kept, ExitStack]] = field(default_factory=list)
+
+    def hold(self, kept: Kept) -> None:
+        """Keep what an adapter lies in until two others were asked for."""
+        if any(kept is one for one, _ in self.held):
+            return
+        stack = ExitStack()
+        stack.enter_context(kept.held())
+        self.held.append((kept, stack))
+        if len(self.held) > HELD:
+            self.held.pop(0)[1].close()
+
+    def release(self) -> None:
+        """Let go of all."""
+        while self.held:
+            self.held.pop()[1].close()
 
     def tags(self) -> Tags:
         """The adapter's tags, under every folder it had."""
@@ -92,6 +112,7 @@ def _entries(logging: _Logging, limit: int | None) -> list[Entry]:
     tags = logging.tags()
     found: list[Entry] = []
     with logging.keeping:
+        logging.keeping.callback(logging.release)
         if logging.drifts and len(shown) < len(logging.touches):
             _begin(logging, logging.touches[len(shown) :])
         before: Kept | None = None
@@ -125,12 +146,12 @@ def _same(kept: Kept, touch: Touch) -> bool:
 def _entry(logging: _Logging, touch: Touch, pair: Pair, tags: Tags) -> Entry:
     commit = touch.commit
     court = _court(logging, touch, tags)
-    with ExitStack() as stack:
-        for kept in (pair.before, pair.after):
-            if kept is not None:
-                stack.enter_context(kept.held())
-        found = judge(court, gather(court, pair))
-        measured = _measured(logging, pair) if logging.drifts else Measured("not asked")
+    for kept in (pair.before, pair.after):
+        if kept is not None:
+            logging.hold(kept)
+    evidence = gather(court, pair)
+    found = judge(court, evidence)
+    measured = _measured(logging, pair, evidence.change) if logging.drifts else Measured("not asked")
     before, after = parse_version(found.version_before), parse_version(found.version_after)
     return Entry(
         commit=commit.oid, parents=commit.parents, date=commit.date, author=commit.author, email=commit.email,
@@ -163,7 +184,7 @@ def _court(logging: _Logging, touch: Touch, tags: Tags) -> Court:
     )  # fmt: skip
 
 
-def _measured(logging: _Logging, pair: Pair) -> Measured:
+def _measured(logging: _Logging, pair: Pair, change: Change) -> Measured:
     """The drift; a commit that removed the adapter has none."""
     if pair.after is None:
         return Measured("no updates")
@@ -171,17 +192,15 @@ def _measured(logging: _Logging, pair: Pair) -> Measured:
     if now is None:
         return Measured(_why(pair.after))
     begun = drift(logging.first, now) if logging.first is not None else None
-    try:
-        came = drift(_adapter(pair.before), now) if pair.before is not None else None
-    except AdaptoolError:
-        came = None
-    known = begun or came
-    if known is None:
-        return Measured("no updates")
-    return Measured(
-        "measured", known.norm_after, came.relative if came is not None else None,
-        begun.relative if begun is not None else None,
-    )  # fmt: skip
+    if begun is None:
+        begun = drift(now, now)
+        if begun is None:
+            return Measured("no updates")
+        return Measured("measured", begun.norm_after, change.relative, None)
+    came = change.relative
+    if came is None and change.level == "none" and pair.before is not None:
+        came = 0.0
+    return Measured("measured", begun.norm_after, came, begun.relative)
 
 
 def _opened(logging: _Logging, kept: Kept) -> Adapter | None:
