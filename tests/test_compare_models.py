@@ -194,8 +194,8 @@ def noised(first: Path, out: Path) -> Path:
 
 
 OTHER: dict[str, tuple[Change, str, str]] = {
-    "one tensor": (edited(Q, lambda W: W * 1.01), "changed", "1 of 21 tensors differ"),
-    "a NaN": (edited(Q, lambda W: np.where(W.max() == W, np.nan, W)), "changed", "1 of 21 tensors differ"),
+    "one tensor": (edited(Q, lambda W: W * 1.01), "changed", "1 of 21 tensors differs"),
+    "a NaN": (edited(Q, lambda W: np.where(W.max() == W, np.nan, W)), "changed", "1 of 21 tensors differs"),
     "trained whole": (noised, "changed", "full rank"),
     "deeper": (deeper, "changed", "9 added"),
     "more tokens": (with_more_tokens, "changed", "1 of another shape: model.embed_tokens.weight 262×256 → 270×256"),
@@ -262,7 +262,7 @@ def test_weights_are_grouped_by_projection_and_layer(tmp_path):
     found = diff(first, edited(Q, lambda W: 2 * W)(first, tmp_path / "b"))
     groups = {group.name: group for group in found.projections}
     assert found.layers == (0, 1)
-    group = groups["model.layers.self_attn.q_proj"]
+    group = groups["self_attn.q_proj"]
     assert (group.modules, group.changed, group.by_layer) == (2, 1, (1.0, 0.0))
     assert [(layer.name, layer.changed) for layer in found.by_layer] == [("0", 1), ("1", 0)]
     assert [tensor.name for tensor in found.tensors] == [Q]

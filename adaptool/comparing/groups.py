@@ -20,7 +20,7 @@ def layers_of(changes: Iterable[Change]) -> tuple[int, ...]:
 
 def by_projection(changes: Sequence[ModuleChange], layers: Sequence[int]) -> tuple[Group, ...]:
     """One group a projection of a stack, in the order of the file, with its course over the layers."""
-    several = len({change.place.stack for change in changes}) > 1
+    several = len({change.place.stack for change in changes if change.place.layer is not None}) > 1
 
     def name(change: ModuleChange) -> str:
         where = change.place

@@ -12,7 +12,7 @@ from adaptool.comparing.models_config import compare_model_configs
 from adaptool.comparing.models_measure import Measured, measure, same_origin, stored, stored_type
 from adaptool.comparing.models_pairing import LinedUp, line_up, names_of
 from adaptool.comparing.models_rank import DifferenceRank, difference_rank
-from adaptool.comparing.models_verdict import Evidence, fits, judge, near
+from adaptool.comparing.models_verdict import LOSSES, QUANTISED, Evidence, fits, judge, near
 from adaptool.comparing.result import Comparison, ConfigChange, ModuleChange, Place, Side, TensorChange
 from adaptool.comparing.updates import place
 from adaptool.gguf.dequantized import Dequantized
@@ -107,11 +107,16 @@ def _ranks(
 ) -> Iterator[tuple[str, DifferenceRank]]:
     """Of the projections that moved most, the rank of the difference in the layer where it is largest."""
     furthest: dict[tuple[str, str], Weight] = {}
+
+    def quantised(one: Measured) -> bool:
+        kinds = stored_type(before.store, one.pair.expected), stored_type(after.store, one.pair.actual)
+        return any(LOSSES.get(kind, 0.0) >= QUANTISED for kind in kinds)
+
     for weight in weights:
         apart, key = weight.measured.apart, (weight.place.stack, weight.place.projection)
         if weight.measured.same or apart is None or len(before.store[weight.measured.pair.expected].shape) != 2:
             continue
-        if weight.measured.cast or weight.measured.widened or weight.place.layer is None:
+        if weight.measured.cast or weight.measured.widened or weight.place.layer is None or quantised(weight.measured):
             continue
         if key not in furthest or apart.distance > _distance(furthest[key]):
             furthest[key] = weight

@@ -92,11 +92,16 @@ def compare_model_configs(before: BaseModel, after: BaseModel) -> tuple[ConfigCh
     old, new = settings_of(before.config), settings_of(after.config)
     partial = before.beside is not None or after.beside is not None
     if partial:
-        old, new = ({k: v for k, v in one.items() if k in other and k not in HARMLESS and k != "architectures"}
+        old, new = ({k: v for k, v in one.items() if k in other and _in_metadata(k)}
                     for one, other in ((old, new), (new, old)))  # fmt: skip
     assumed = _defaults(before.config), _defaults(after.config)
     changes = (_change(name, old, new, assumed) for name in sorted({**old, **new}))
     return tuple(change for change in changes if change is not None)
+
+
+def _in_metadata(name: str) -> bool:
+    """Whether a GGUF's metadata tells a setting as the config.json it came from did, and not only as well."""
+    return (name in EFFECTS or name.startswith("rope.")) and name not in {"architectures", "model_type", *HARMLESS}
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:

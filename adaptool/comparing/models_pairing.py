@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from adaptool.adapters.base import BaseModel
 from adaptool.adapters.plan import Plan
+from adaptool.archs.published import checkpoint_shapes
+from adaptool.archs.renames import disk_names
 from adaptool.merging.merged import Merged
 from adaptool.parity.compare import Pair
 from adaptool.parity.pairing import is_constant, pair_up
@@ -32,14 +34,30 @@ def line_up(before: BaseModel, after: BaseModel) -> LinedUp:
     found = {pair.expected for pair in (*pairing.pairs, *pairing.misshapen)}
     reached = {pair.actual for pair in (*pairing.pairs, *pairing.misshapen)}
     lost = [name for name in before.store if name not in found]
+    new = [name for name in after.store if name not in reached]
+    placeless = [*_placeless(lost, after), *_placeless(new, before)]
     order = {name: place for place, name in enumerate(before.store)}
     return LinedUp(
         tuple(sorted(pairing.pairs, key=lambda pair: (order[pair.expected], pair.expected_row))),
         pairing.misshapen,
-        tuple(name for name in lost if not is_constant(name, before.store)),
-        tuple(name for name in after.store if name not in reached and not is_constant(name, after.store)),
-        tuple(_notes(pairing.pairs, before, after, lost)),
+        tuple(name for name in lost if name not in placeless and not is_constant(name, before.store)),
+        tuple(name for name in new if name not in placeless and not is_constant(name, after.store)),
+        (*_notes(pairing.pairs, before, after, lost), *_placeless_notes(placeless)),
     )
+
+
+def _placeless(names: list[str], other: BaseModel) -> list[str]:
+    """Those that a model has and llama.cpp no use for, where the other is a GGUF: it could not hold them."""
+    if other.beside is None or not names:
+        return []
+    unheld = checkpoint_shapes(other.config or {}).keys() - other.store.infos.keys()
+    return [name for name in names if not unheld.isdisjoint(disk_names(name, other.config))]
+
+
+def _placeless_notes(names: list[str]) -> Iterator[str]:
+    if names:
+        more = f" and {len(names) - 1} more" if names[1:] else ""
+        yield f"a GGUF has no place for {names[0]}{more}: not compared"
 
 
 def names_of(pairs: tuple[Pair, ...], before: BaseModel, after: BaseModel) -> Iterator[str]:

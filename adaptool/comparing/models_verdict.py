@@ -22,6 +22,9 @@ FITTING = 0.5
 LOSSES: Mapping[str, float] = {**TYPICAL, "NF4": 0.095, "FP4": 0.12}
 """Relative error of quantised normal weights, by type; bitsandbytes' in blocks of 64."""
 
+QUANTISED = LOSSES["Q8_0"]
+"""The loss from which on a type is one of blocks."""
+
 DIMENSIONS = (
     "model_type",
     "hidden_size",
@@ -119,16 +122,16 @@ def _rounded_to(one: Measured, evidence: Evidence, *, back: bool) -> str | None:
     kinds = (stored_type(evidence.before.store, one.pair.expected), stored_type(evidence.after.store, one.pair.actual))
     old, new = reversed(kinds) if back else kinds
     loss = LOSSES.get(new, 0.0)
-    if one.apart is None or one.apart.relative is None or loss < LOSSES["Q8_0"] or loss <= LOSSES.get(old, 0.0):
+    if one.apart is None or one.apart.relative is None or loss < QUANTISED or loss <= LOSSES.get(old, 0.0):
         return None
     most = min(0.95, WIDEST * WITH_IMATRIX * math.hypot(loss, LOSSES.get(old, 0.0)))
     return new if one.apart.relative <= most else None
 
 
 def _rounding(kinds: Mapping[str, float], evidence: Evidence) -> str:
-    quantised = any(LOSSES.get(kind, 0.0) >= LOSSES["Q8_0"] for kind in kinds)
+    quantised = any(LOSSES.get(kind, 0.0) >= QUANTISED for kind in kinds)
     told = ", ".join(f"{kind} {share:.0%}" if len(kinds) > 1 else kind for kind, share in kinds.items())
-    of = f"{len(evidence.different)} of {len(evidence.measured)} tensors"
+    of = f"{len(evidence.different)} of {_counted(len(evidence.measured), 'tensor')}"
     apart = "" if evidence.whole.relative is None else f", {percent(evidence.whole.relative)} off in all"
     how = "quantised to" if quantised else "the old ones cast to"
     within = "; that is as far as such a type rounds, and a change below it could not be seen" if quantised else ""
@@ -142,7 +145,7 @@ def _how_saved(evidence: Evidence) -> str:
         return f"{', '.join(kinds[0])} before, {', '.join(kinds[1])} now, nothing lost"
     files = [len(stored(model.store).files) for model in (before, after)]
     if files[0] != files[1]:
-        return f"{files[0]} files before, {files[1]} now"
+        return f"{_counted(files[0], 'file')} before, {files[1]} now"
     if list(before.store) != list(after.store):
         return "other names, or another order"
     return "config.json alone differs" if evidence.config else "other headers or another layout"
@@ -160,7 +163,8 @@ def _change(evidence: Evidence) -> str:
 def _parts(evidence: Evidence) -> Iterator[str]:
     lined = evidence.lined
     if evidence.different:
-        yield f"{len(evidence.different)} of {len(evidence.measured)} tensors differ"
+        of = _counted(len(evidence.measured), "tensor")
+        yield f"{len(evidence.different)} of {of} differ{'s' if len(evidence.different) == 1 else ''}"
     for words, names in (("added", lined.added), ("removed", lined.removed)):
         if names:
             yield f"{len(names)} {words}, such as {names[0]}"
@@ -184,6 +188,10 @@ def _dimensions(evidence: Evidence) -> str:
 
 def _shape(info: TensorInfo) -> str:
     return "×".join(map(str, info.shape))
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _of_vocabulary(name: str) -> bool:
