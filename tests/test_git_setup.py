@@ -126,6 +126,7 @@ def test_a_refactorised_update_keeps_its_norm(tmp_path):
         (("blk.0.q.weight.lora_a", "blk.0.q.weight.lora_b"), ((2, 9), (5, 2)), "q.weight  rank 2  5x9"),
         (("m.0.q.lora_A.weight", "m.0.q.lora_B.weight"), ((2, 9), (5, 3)), "q.lora_A.weight  [2, 9]  F32  |W|"),
         (("m.0.experts.lora_A.weight", "m.0.experts.lora_B.weight"), ((8, 9), (5, 8)), "experts.lora_A.weight  [8, 9]"),
+        (("m.0.q.lora_A.weight", "m.0.q.lora_B.weight"), ((60_000, 1), (1, 60_000)), "q.lora_A.weight  [60000, 1]"),
         (("m.0.q.lora_A.weight", "norm.weight"), ((2, 9), (5,)), "norm.weight  [5]  F32  |W|"),
     ],
 )

@@ -24,6 +24,9 @@ FACTOR = re.compile(r"(.+?)\.lora_(?:embedding_)?([AaBb])(\.(?!weight$)[\w-]+)?(
 FUSED = re.compile(r"(?:.*\.)?experts(?:\.base_layer)*", re.DOTALL)
 """Modules whose factors are those of many experts: which rows are whose is the config's to say."""
 
+LARGEST_RANK = 1024
+"""Of an update whose norm is told: the work and the memory grow with its square, and a file can claim any."""
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
@@ -94,7 +97,13 @@ def _pairs(store: Store) -> Iterator[tuple[str, tuple[str, str]]]:
 
 def _multiply(a: TensorInfo, b: TensorInfo) -> bool:
     ranks = len(a.shape) > 1 and len(b.shape) > 1 and a.shape[0] == b.shape[1] and a.size and b.size
-    return bool(ranks) and a.dtype.mergeable and b.dtype.mergeable and math.prod(b.shape[2:]) == 1
+    return (
+        bool(ranks)
+        and a.shape[0] <= LARGEST_RANK
+        and a.dtype.mergeable
+        and b.dtype.mergeable
+        and math.prod(b.shape[2:]) == 1
+    )
 
 
 def _update(store: Store, module: str, a: str, b: str, digests: dict[str, str]) -> Update:

@@ -1,7 +1,7 @@
 """From what a user typed to where the bytes are: the one door every command opens its inputs through.
 
-Today every input is a local path. Remote ones (a Git revision, a hub id, hf://, s3://) arrive by registering a
-resolver in ``RESOLVERS``: a lower room never imports the higher one that knows how to fetch.
+An input is a local path or, where there is none of that name, a Git revision: ``adaptool.git`` registers a resolver in
+``RESOLVERS``, as other rooms may (a hub id, hf://, s3://). A lower room never imports the higher one that knows how.
 """
 
 from __future__ import annotations
