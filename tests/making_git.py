@@ -181,7 +181,7 @@ class Repo:
         self.git("lfs", "track", *(patterns or ("*.safetensors",)))
 
     def lfs_pull(self) -> None:
-        """Fetch the LFS objects of HEAD from where this was cloned, and check them out where there is a working tree."""
+        """Fetch the LFS objects of HEAD from where this was cloned, and check them out where there are files."""
         self.git("lfs", "install", "--local", "--skip-repo")
         bare = self.git("rev-parse", "--is-bare-repository") == "true"
         self.git("lfs", *(["fetch", "origin", "HEAD"] if bare else ["pull"]))
