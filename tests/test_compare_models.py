@@ -384,6 +384,21 @@ def test_what_cannot_be_lined_up_is_listed(tmp_path):
     assert found.verdict == "changed"
 
 
+@pytest.mark.parametrize("tokens", [270, 250])
+def test_of_a_vocabulary_that_was_resized_the_common_rows_are_compared(tokens, tmp_path):
+    first = model(tmp_path / "a")
+    tensors = read(first)
+    resized = {
+        name: ("BF16", np.resize(tensors[name][1], (tokens, 256)))
+        for name in ("model.embed_tokens.weight", "lm_head.weight")
+    }
+    found = diff(first, saved(tmp_path / "b", tensors | resized, model_config(vocab_size=tokens)))
+    assert found.verdict == "changed"
+    assert found.notes[:1] == (
+        f"model.embed_tokens.weight: 262 rows before, {tokens} now; the first {min(262, tokens)} are the same",
+    )
+
+
 # ---- what is quantised
 
 

@@ -12,7 +12,7 @@ from adaptool.comparing.models_config import compare_model_configs
 from adaptool.comparing.models_measure import Measured, measure, same_origin, stored, stored_type
 from adaptool.comparing.models_pairing import LinedUp, line_up, names_of
 from adaptool.comparing.models_rank import DifferenceRank, difference_rank
-from adaptool.comparing.models_verdict import LOSSES, QUANTISED, Evidence, fits, judge, near
+from adaptool.comparing.models_verdict import LOSSES, QUANTISED, Evidence, fits, judge, near, percent
 from adaptool.comparing.result import Comparison, ConfigChange, ModuleChange, Place, Side, TensorChange
 from adaptool.comparing.updates import place
 from adaptool.gguf.dequantized import Dequantized
@@ -73,7 +73,7 @@ def compare_models(
         cosine=whole.cosine, config=config, modules=(), tensors=tensors,
         tensors_same=len(lined.pairs) if identical else sum(weight.measured.same for weight in weights),
         projections=by_projection(changes, layers), layers=layers, by_layer=by_layer(changes, layers),
-        notes=(*lined.notes, *_rank_notes(ranks), *notes_beside(before, after)),
+        notes=(*lined.notes, *_grown_notes(lined, before, after), *_rank_notes(ranks), *notes_beside(before, after)),
     )  # fmt: skip
 
 
@@ -137,6 +137,18 @@ def _told(ranks: dict[str, DifferenceRank]) -> str:
         return "the difference is of full rank: no merged LoRA"
     span = f"{min(low)}" if min(low) == max(low) else f"{min(low)} to {max(low)}"
     return f"the difference is of rank {span} where it is largest, as a merged LoRA leaves it"
+
+
+def _grown_notes(lined: LinedUp, before: BaseModel, after: BaseModel) -> Iterator[str]:
+    """Of a vocabulary that was resized: what became of the rows that both have."""
+    for pair in lined.misshapen:
+        old, new = before.store[pair.expected], after.store[pair.actual]
+        if len(old.shape) == len(new.shape) == 2 and old.columns == new.columns:
+            rows = min(old.rows, new.rows)
+            found = measure(Pair(old.name, new.name, rows), before.store, after.store)
+            apart = found.apart.relative if found.apart is not None else None
+            how = "the same" if found.same else "not the same" if apart is None else f"{percent(apart)} off"
+            yield f"{old.name}: {old.rows} rows before, {new.rows} now; the first {rows} are {how}"
 
 
 def _rank_notes(ranks: dict[str, DifferenceRank]) -> Iterator[str]:
