@@ -40,11 +40,12 @@ def main() -> None:
 
 def write_reference(path: Path) -> None:
     """docs/cli.md: every command's --help, verbatim."""
-    from adaptool.cli.main import COMMANDS
+    from adaptool.cli.lazy import every_command
+    from adaptool.cli.main import cli
 
     parts = ["# The commands\n\nGenerated from `--help` by `make docs`.\n"]
-    for command in ("", *COMMANDS):
-        words = ["adaptool", *command.split(), "--help"]
+    for command in ((), *(words for words, _ in every_command(cli))):
+        words = ["adaptool", *command, "--help"]
         text = subprocess.run([*program(), *words[1:]], capture_output=True, text=True, check=True).stdout
         parts.append(f"## `{' '.join(words[:-1])}`\n\n```\n{text.rstrip()}\n```\n")
     path.write_text("\n".join(parts), encoding="utf-8")

@@ -15,7 +15,8 @@ from making import entry, llama, lora, lora_config, pack, tree, write_json
 
 from adaptool import __version__
 from adaptool.cli.console import Console, printable
-from adaptool.cli.main import COMMANDS, cli, main
+from adaptool.cli.lazy import every_command
+from adaptool.cli.main import cli, main
 from adaptool.cli.options import parse_size, weighted
 from adaptool.errors import UsageError
 
@@ -75,35 +76,38 @@ def test_version(run):
     assert run("-V")[0] == 0
 
 
+ALL = [words for words, _ in every_command(cli)]
+
+
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("command", [None, *COMMANDS])
-def test_every_command_has_help_with_an_example(run, command, flag):
-    code, stdout, stderr = run(*([command] if command else []), flag)
+@pytest.mark.parametrize("words", [(), *ALL], ids=" ".join)
+def test_every_command_has_help_with_an_example(run, words, flag):
+    code, stdout, stderr = run(*words, flag)
     assert (code, stderr) == (0, "")
     assert "Usage: adaptool" in stdout
     example = stdout.partition("Example:")[2].split()
-    assert example[:1] == ["adaptool"]
-    assert command is None or example[1] == command
-    assert all(len(line) <= 100 for line in stdout.splitlines())
+    assert tuple(example[: 1 + len(words)]) == (
+        "adaptool",
+        *words,
+    )  # of a group, one of its commands    assert all(len(line) <= 100 for line in stdout.splitlines())
 
 
-def test_an_example_in_help_parses():
-    """Every option the examples use exists."""
-    context = click.Context(cli)
-    for name in COMMANDS:
-        command = cli.get_command(context, name)
-        words = command.epilog.partition("Example:")[2].split()
-        known = {option for parameter in command.params for option in parameter.opts}
-        assert {word for word in words if word.startswith("--")} <= known
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_an_example_in_help_parses(words):
+    """Every option the examples use exists, in a group those of the command it shows."""
+    commands = dict(every_command(cli))
+    example = commands[words].epilog.partition("Example:")[2].split()[1:]
+    shown = commands.get(tuple(example[:2])) or commands[(example[0],)]
+    known = {option for parameter in shown.params for option in parameter.opts}
+    assert {word for word in example if word.startswith("--")} <= known
 
 
-def test_every_option_is_explained():
-    context = click.Context(cli)
-    for name in COMMANDS:
-        for parameter in cli.get_command(context, name).params:
-            if isinstance(parameter, click.Option):
-                assert parameter.help, f"{name} {parameter.opts}"
-                assert parameter.help.endswith((".", "…", ")")) or "?" in parameter.help, f"{name} {parameter.opts}"
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_every_option_is_explained(words):
+    for parameter in dict(every_command(cli))[words].params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, parameter.opts
+            assert parameter.help.endswith((".", "…", ")")) or "?" in parameter.help, parameter.opts
 
 
 def test_no_command_prints_the_help(run):

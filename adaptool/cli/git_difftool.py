@@ -11,13 +11,13 @@ from adaptool.cli.console import Console
 PATHS = click.Path(path_type=Path)
 
 
-@click.command(epilog="Example:  git difftool -t adaptool v1.0.0 -- adapters/sql")
+@click.command(epilog="Example:  adaptool git difftool OLD NEW adapters/sql/adapter_model.safetensors")
 @click.argument("local", type=PATHS)
 @click.argument("remote", type=PATHS)
 @click.argument("merged", type=PATHS)
 @click.pass_obj
 def difftool(console: Console, local: Path, remote: Path, merged: Path) -> int:
-    """What git difftool -t adaptool runs for each file: two versions, and its path in the working tree.
+    """What `git difftool -t adaptool v1.0.0` runs for each file: two versions, and its path in the working tree.
 
     Weights are compared as adaptool diff does, under the config that lies in the working tree; git hands over one file
     at a time. Any other file is shown by git itself. To compare whole adapters: adaptool diff REVISION FOLDER

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from adaptool.git.setup import Setup
 
 
-@click.command(epilog="Example:  adaptool git setup && git log -p -- adapters/sql")
+@click.command(epilog="Example:  adaptool git setup --dry-run")
 @click.option("--lfs/--no-lfs", default=None, help="Keep adapters with Git LFS; default: where it is in use here.")
 @click.option("--global/--local", "everywhere", default=False, help="For all your repositories; default: this clone.")
 @click.option("--undo", is_flag=True, help="Take it out again; what LFS keeps stays with LFS.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command(epilog="Example:  adaptool version init adapters/sql --base-revision 0a1b2c… --metric accuracy=0.83")
 @click.argument("adapters", metavar="[ADAPTER]...", nargs=-1)
 @click.option("--name", help="What it is called; default: its folder, or in the root the repository.")
-@click.option("--version", metavar="X.Y.Z", help="The first version.  [default: 0.1.0]")
+@click.option("--version", metavar="X.Y.Z", help="The first version; default: 0.1.0.")
 @said_options
 @click.option("--overwrite", is_flag=True, help="Begin anew where there is a manifest already.")
 @json_option
