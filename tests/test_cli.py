@@ -89,7 +89,8 @@ def test_every_command_has_help_with_an_example(run, words, flag):
     assert tuple(example[: 1 + len(words)]) == (
         "adaptool",
         *words,
-    )  # of a group, one of its commands    assert all(len(line) <= 100 for line in stdout.splitlines())
+    )
+    assert all(len(line) <= 100 for line in stdout.splitlines())
 
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
