@@ -8,6 +8,7 @@ from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.comparing.configs import base_changed, compare_configs
 from adaptool.comparing.contents import contents_of
+from adaptool.comparing.file_bytes import same_bytes
 from adaptool.comparing.groups import by_layer, by_projection, distance, layers_of, total
 from adaptool.comparing.level import level_of
 from adaptool.comparing.remainder import compare_tensors, other_tensors
@@ -17,10 +18,7 @@ from adaptool.comparing.verdict import Evidence, judge
 from adaptool.errors import AdaptoolError
 from adaptool.summary.contents import low_rank_modules
 from adaptool.tensors.compute import single_threaded_blas
-from adaptool.tensors.files import open_file
 from adaptool.versions import read_manifest
-
-CHUNK = 4 << 20
 
 
 def compare_adapters(before: Adapter, after: Adapter, given: tuple[str, str] | None = None) -> Comparison:
@@ -77,15 +75,7 @@ def _version(folder: Path) -> str | None:
 def _same_files(before: Adapter, after: Adapter) -> bool:
     """Whether config and weights are the same files, byte for byte."""
     old, new = ([a.folder / CONFIG_NAME, *sorted(a.store.files)] for a in (before, after))
-    return [p.name for p in old] == [p.name for p in new] and all(map(_same_bytes, old, new))
-
-
-def _same_bytes(one: Path, two: Path) -> bool:
-    first, second = open_file(one), open_file(two)
-    return first.size == second.size and all(
-        first.read(at, min(CHUNK, first.size - at)) == second.read(at, min(CHUNK, first.size - at))
-        for at in range(0, first.size, CHUNK)
-    )
+    return [p.name for p in old] == [p.name for p in new] and all(map(same_bytes, old, new))
 
 
 def _notes(before: Adapter, after: Adapter) -> tuple[str, ...]:
@@ -102,6 +92,6 @@ def _notes(before: Adapter, after: Adapter) -> tuple[str, ...]:
         old, new = before.folder / name, after.folder / name
         if old.is_file() != new.is_file():
             notes.append(f"{name} is beside the {'first' if old.is_file() else 'second'} only")
-        elif old.is_file() and not _same_bytes(old, new):
+        elif old.is_file() and not same_bytes(old, new):
             notes.append(f"{name} is not the same beside the two")
     return tuple(notes)

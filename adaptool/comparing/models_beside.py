@@ -7,16 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from adaptool.adapters.base import BaseModel
+from adaptool.comparing.file_bytes import same_bytes
 from adaptool.comparing.models_measure import stored
 from adaptool.errors import AdaptoolError
 from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
 from adaptool.versions import read_manifest
-
-CHUNK = 1 << 18
 
 SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
             "processor_config.json")  # fmt: skip
@@ -42,7 +39,7 @@ def same_files(before: BaseModel, after: BaseModel) -> bool:
     elif before.beside is None or after.beside is None:
         return False
     sizes = [(one.stat().st_size, two.stat().st_size) for one, two in pairs]
-    return all(size == other for size, other in sizes) and all(_same_bytes(one, two) for one, two in pairs)
+    return all(size == other for size, other in sizes) and all(same_bytes(one, two) for one, two in pairs)
 
 
 def notes_beside(before: BaseModel, after: BaseModel) -> Iterator[str]:
@@ -56,7 +53,7 @@ def notes_beside(before: BaseModel, after: BaseModel) -> Iterator[str]:
         old, new = before.folder / name, after.folder / name
         if old.is_file() != new.is_file():
             yield f"{name} is beside the {'first' if old.is_file() else 'second'} only"
-        elif old.is_file() and not _same_bytes(old, new):
+        elif old.is_file() and not same_bytes(old, new):
             said = _settings_apart(old, new) if name in SETTINGS else "is not the same beside the two"
             if said:
                 yield f"{name} {said}"
@@ -92,20 +89,3 @@ def _settings(path: Path) -> Mapping[str, Any] | None:
 def _brief(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:37]}…"
-
-
-def _same_bytes(one: Path, two: Path) -> bool:
-    """Whether two files hold the same bytes, read into two small buffers that are used again."""
-    if one.resolve() == two.resolve():
-        return True
-    first, second = open_file(one), open_file(two)
-    if first.size != second.size:
-        return False
-    pieces = np.empty(CHUNK, np.uint8), np.empty(CHUNK, np.uint8)
-    for at in range(0, first.size, CHUNK):
-        old, new = (piece[: min(CHUNK, first.size - at)] for piece in pieces)
-        first.read_into(old, at)
-        second.read_into(new, at)
-        if not np.array_equal(old, new):
-            return False
-    return True
