@@ -25,6 +25,9 @@ from adaptool.versioning.sides import Kept, Side, commit_side, working_side
 from adaptool.versioning.tagged import tags_for
 from adaptool.versions import MANIFEST_NAME
 
+FULL = re.compile(r"\b[0-9a-f]{40,64}\b")
+"""A whole hash in what the user gave, which messages shorten."""
+
 REMOTE_BRANCH = re.compile(r"(?:refs/remotes/)?([\w.-]+)/([\w./-]+)")
 
 
@@ -93,9 +96,10 @@ def _ends(repository: Repository, how: Options) -> _Ends:
     notes = () if base is not None else (
         f"where this parted from {how.against} is not in this clone's history: compared with {how.against} as it is",
     )  # fmt: skip
-    label = how.against if base in (None, tip) else f"{(base or tip)[:10]}, where this parted from {how.against}"
+    given = FULL.sub(lambda found: found[0][:10], how.against)
+    label = given if base in (None, tip) else f"{(base or tip)[:10]}, where this parted from {given}"
     before = commit_side(repository, base or tip, label, blobs)
-    there = None if base in (None, tip) else commit_side(repository, tip, how.against, blobs)
+    there = None if base in (None, tip) else commit_side(repository, tip, given, blobs)
     return _Ends(after, head, before, there, base, notes, blobs)
 
 

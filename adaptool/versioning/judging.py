@@ -93,7 +93,7 @@ def gather(court: Court, pair: Pair) -> Evidence:
         return Evidence(pair, read(after, versioned=court.versioned), EMPTY, Change("new", None))
     with before.held(), after.held():
         here, was = (read(kept, versioned=court.versioned) for kept in (after, before))
-        return Evidence(pair, here, was, change_between(before, after, (was.content, here.content)))
+        return Evidence(pair, here, was, change_between(before, after, (was.content or was.stated, here.content)))
 
 
 def judge(court: Court, evidence: Evidence) -> AdapterCheck:

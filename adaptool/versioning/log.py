@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from adaptool.adapters.adapter import Adapter, open_adapter
+from adaptool.comparing.result import EQUAL
 from adaptool.errors import AdaptoolError, NotFetchedError, NotFoundError
 from adaptool.git.repository import Repository
 from adaptool.versioning.blobs import Blobs
@@ -103,7 +104,7 @@ class _Logging:
             record = _stated(touch)
             names[touch.folder] = record.name if record is not None else touch.folder.rpartition("/")[2]
         owned = tags_of(self.repository, names)
-        return Tags(self.archive, owned, places_of(self.archive, owned), frozenset(), None)
+        return Tags(self.archive, owned, places_of(self.archive, owned), None, None)
 
 
 def _entries(logging: _Logging, limit: int | None) -> list[Entry]:
@@ -172,10 +173,13 @@ def _court(logging: _Logging, touch: Touch, tags: Tags) -> Court:
     if kept is not None and _has_parents(kept):
         after = commit_side(repository, commit.oid, touch.after.label, logging.archive.blobs)
     parents, parted = merge_of(repository, commit.parents, logging.archive.blobs)
-    own = replace(tags, reached=frozenset(_tags_here(tags, commit.oid)))
+    own = replace(tags, future=_all_tags(tags) - frozenset(_tags_here(tags, commit.oid)))
     archive = logging.archive.of_revision(commit.oid)
-    versioned = any(MANIFEST_NAME in kept.entries for side in (touch.before, touch.after) if side is not None
-                    for kept in side.adapters.values())  # fmt: skip
+    around = [touch.before, after]
+    if kept is not None and MANIFEST_NAME not in kept.entries:  # then it counts whether others here have one
+        around.append(commit_side(repository, commit.oid, touch.after.label, logging.archive.blobs))
+    versioned = any(MANIFEST_NAME in one.entries for side in around if side is not None
+                    for one in side.adapters.values())  # fmt: skip
     return Court(
         repository=repository, after=after, before=touch.before or Side(repository, None, "", {}), there=None,
         parents=parents, parted=parted, archive=archive, tags=own,
@@ -197,7 +201,7 @@ def _measured(logging: _Logging, pair: Pair, change: Change) -> Measured:
         if begun is None:
             return Measured("no updates")
         return Measured("measured", begun.norm_after, change.relative, None)
-    came = change.relative
+    came = 0.0 if (change.relative or 1.0) <= EQUAL else change.relative
     if came is None and change.level == "none" and pair.before is not None:
         came = 0.0
     return Measured("measured", begun.norm_after, came, begun.relative)
@@ -232,6 +236,10 @@ def _why(kept: Kept) -> Drifted:
 def _tags_here(tags: Tags, commit: str) -> tuple[str, ...]:
     found = {tag.name for own in tags.by_adapter.values() for _, tag in own if tag.commit == commit}
     return tuple(sorted(found))
+
+
+def _all_tags(tags: Tags) -> frozenset[str]:
+    return frozenset(tag.name for own in tags.by_adapter.values() for _, tag in own)
 
 
 def _has_parents(kept: Kept) -> bool:

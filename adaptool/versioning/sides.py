@@ -171,7 +171,13 @@ class Kept:
         except AdaptoolError:
             stated = None
         with self.opened() as folder:
-            return record_of(folder, stated)
+            try:
+                return record_of(folder, stated)
+            except AdaptoolError as error:
+                error.message = error.message.replace(f"{folder}/", _below(self.folder, "")).replace(
+                    str(folder), self.path
+                )
+                raise
 
     @cached_property
     def files(self) -> Mapping[str, FileRecord]:

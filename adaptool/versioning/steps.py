@@ -50,6 +50,8 @@ def since(path: str, here: Reading, before: Elsewhere, stale: bool, change: Chan
         yield _backwards(path, was, now, before.label)
         return
     if change.level is None:
+        if any(found.code == "VER003" for found in here.findings):  # which explains what cannot be told behind it
+            return
         if now.rank == was.rank or not was.suffices("major", now):
             yield Unchecked("VER101", change.lacks)
         return

@@ -38,6 +38,8 @@ class Tags:
     """Names of those that lead into the history of what is checked; None: all do."""
     new: frozenset[str] | None
     """Of those, the ones that lead to commits of the change itself; None without one."""
+    future: frozenset[str] = frozenset()
+    """Names of those that lead to commits made on top of what is checked: nobody could know them then."""
     remote: Mapping[str, str] = field(default_factory=dict)
     """Commits that the tags of a remote lead to, by name."""
     remote_name: str = ""
@@ -50,6 +52,8 @@ class Tags:
         ranks = {version.rank for version in (*compared, *([now] if now else []))}
         for version, tag in self.by_adapter.get(folder, ()):
             own = version.rank in ranks
+            if tag.name in self.future:
+                continue
             if not own and self.reached is not None and tag.name not in self.reached:
                 continue
             concerned = own or self.new is None or tag.name in self.new
@@ -99,8 +103,9 @@ def tags_for(
     before = frozenset() if since is None else _leading(repository, "--merged", since)
     new = None if since is None or reached is None else reached - before
     there = {} if remote is None else remote_tags(repository, remote)
+    future = frozenset() if at is None or reached is None else _leading(repository, "--contains", at) - reached
     owned = tags_of(repository, names, everything)
-    return Tags(archive, owned, places_of(archive, owned), reached, new, there, remote or "")
+    return Tags(archive, owned, places_of(archive, owned), reached, new, future, there, remote or "")
 
 
 def places_of(
