@@ -38,8 +38,7 @@ def located(paths: Sequence[Path | str]) -> tuple[Repository, tuple[str, ...]]:
 
     In a bare repository there are no folders to stand in: a path is one in its tree.
     """
-    first = Path(paths[0]) if paths else Path()
-    repository = repository_of(first if first.exists() else Path())
+    repository = repository_of(Path(paths[0]) if paths else Path())
     return repository, tuple(_inside(repository, Path(path)) for path in paths)
 
 
