@@ -506,6 +506,53 @@ def test_a_folder_that_cannot_be_written(repo, capsys):
     folder.chmod(0o700)
 
 
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link", "dangling", "pointer"])
+def test_a_manifest_that_is_no_file_harms_nothing(repo, capsys, tmp_path, kind):
+    folder, outside = repo.adapter("a"), tmp_path / "outside"
+    outside.write_text("mine")
+    manifest = folder / "adaptool.json"
+    if kind == "folder":
+        manifest.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(manifest)
+    elif kind == "pointer":
+        manifest.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 5\n")
+    else:
+        manifest.symlink_to(outside if kind == "link" else tmp_path / "nowhere")
+    for command in ("show", "bump", "init"):
+        capsys.readouterr()
+        code = main(["version", command, "a"])
+        assert code in (2, 3) or (kind, command) == ("dangling", "init")
+        assert ("error: " in capsys.readouterr().err) == (code != 0)
+    capsys.readouterr()
+    assert main(["version", "init", "a", "--overwrite"]) == (3 if kind == "folder" else 0)
+    assert outside.read_text() == "mine"
+    assert kind == "folder" or not manifest.is_symlink()
+
+
+@pytest.mark.parametrize("path", ["with space", "-dash", "ünï", "semi;colon", "new\nline", "co:lon", "st*r", "a'b\"c"])
+def test_folders_of_any_name(repo, capsys, path):
+    repo.adapter(f"{path}/sql", seed=1)
+    value = told(capsys, "init", f"./{path}/sql")
+    assert value["adapters"][0]["name"] == "sql"
+    repo.commit()
+    repo.adapter(f"{path}/sql", seed=2)
+    assert told(capsys, "bump", f"./{path}/sql")["adapters"][0]["since"] == "HEAD"
+    repo.commit()
+    assert told(capsys, "tag", f"./{path}/sql")["tag"]["tag"] == "v0.1.1"
+    (shown,) = told(capsys, "show", f"./{path}/sql")["adapters"]
+    assert (shown["git"]["tag"], shown["git"]["uncommitted"]) == ("v0.1.1", [])
+
+
+def test_in_a_hook_of_another_repository(sql, capsys, monkeypatch, tmp_path):
+    other = Repo(tmp_path / "other", settings=tmp_path / "settings")
+    monkeypatch.setenv("GIT_DIR", str(other.folder / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other.folder / ".git" / "index"))
+    save_adapter(sql, seed=2)
+    (step,) = told(capsys, "bump", "adapters/sql")["adapters"]
+    assert (step["since"], step["after"]) == ("HEAD", "1.0.1")
+
+
 def test_nothing_is_left_beside_a_manifest(sql):
     assert {"adapter_config.json", "adapter_model.safetensors", "adaptool.json"} == {p.name for p in sql.iterdir()}
 

@@ -218,6 +218,12 @@ def test_and_stays_where_a_path_names_the_same_model(sql):
     assert (base.name, base.revision) == ("/models/base", COMMIT)
 
 
+def test_a_path_into_the_cache_of_the_hub_is_pinned_by_its_commit(sql):
+    path = f"/root/.cache/huggingface/hub/models--org--base/snapshots/{COMMIT}"
+    save_adapter(sql, base=path)
+    assert (path, COMMIT) == (record_of(sql).base.name, record_of(sql).base.revision)
+
+
 SHIPPED = ["adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "chat_template.jinja", "config.json",
            "special_tokens_map.json", "added_tokens.json", "model.py", "adapter_model.bin",
            "additional_chat_templates/tool.jinja"]  # fmt: skip

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptool.comparing.result import Level
-from adaptool.versioning.record import Record, record_text
+from adaptool.errors import AdaptoolError
+from adaptool.tensors.files import open_file
+from adaptool.versioning.record import LARGEST, Record, record_text
 from adaptool.versioning.recording import write_record
 from adaptool.versions import MANIFEST_NAME
 
@@ -95,6 +97,6 @@ def planned(
 
 def _stored(manifest: Path) -> str | None:
     try:
-        return manifest.read_bytes().decode("utf-8", "surrogateescape")
-    except OSError:
+        return open_file(manifest).read_all(LARGEST).decode("utf-8", "surrogateescape")
+    except AdaptoolError:
         return None

@@ -9,6 +9,7 @@ from pathlib import Path
 from adaptool import __version__
 from adaptool.adapters.adapter import Adapter, open_adapter
 from adaptool.comparing.base_names import bases_changed
+from adaptool.comparing.base_names import name_of as base_name
 from adaptool.comparing.contents import Contents, TensorContent, vocabulary_of
 from adaptool.summary.beside import kind_of
 from adaptool.versioning.hashing import hash_weights
@@ -62,6 +63,8 @@ def record_of(folder: Path, previous: Record | None = None) -> Record:
 def base_of(adapter: Adapter, previous: Base | None = None) -> Base:
     """The base its config names, with the pin recorded for it where the config has no commit of its own."""
     name, revision = adapter.config.base_model, adapter.config.revision
+    if name is not None and not _is_commit(revision):
+        revision = base_name(name).commit or revision  # a path into the hub's cache ends in the commit
     if previous is None or bases_changed((previous.name, None), (name, None))[0] == "other":
         return Base(name, revision)
     pin_is_firmer = _is_commit(previous.revision) and not _is_commit(revision)
