@@ -65,7 +65,7 @@ def _chart(log: Log) -> Markup | None:
     old = log.entries[::-1]
     if not any(entry.drift == "measured" for entry in old):
         return None
-    labels = [f"{version(entry)} {entry.date[:10]}" for entry in old]
+    labels = [version(entry) for entry in old]
     titles = tuple(f"{version(e)}, {e.date[:10]}, {e.commit[:10]}: {elided(happened(e), NAME)}" for e in old)
     series = [
         Series("from the first", tuple(entry.drift_first for entry in old), titles),

@@ -130,7 +130,10 @@ def _begin(logging: _Logging, older: Sequence[Touch]) -> None:
     """Find the first content there is, among entries that are not shown."""
     for touch in reversed(older):
         kept = touch.after.adapters.get(touch.folder)
-        if kept is not None and _opened(logging, kept) is not None:
+        if kept is not None:
+            logging.hold(kept)
+            _opened(logging, kept)
+        if logging.first is not None:
             return
 
 
