@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from adaptool.comparing.level import ORDER
 from adaptool.reports.figures import percent
 from adaptool.versioning.log_result import Entry, Log
 
@@ -12,11 +13,12 @@ GRAVE = {"VER501"}
 
 
 def step(entry: Entry) -> str:
-    """What the change asked for and what it got: "patch", "minor, got patch", "" where there was none."""
+    """The step the version made, and what the change asked for where that is more: "patch", "minor, got patch"."""
     if entry.asked in (None, "none") and entry.given in (None, "none"):
         return ""
-    asked = entry.asked or "?"
-    return asked if asked == entry.given or entry.given is None else f"{asked}, got {entry.given}"
+    if entry.asked is None or entry.given is None:
+        return entry.given or ""
+    return entry.given if ORDER.index(entry.given) >= ORDER.index(entry.asked) else f"{entry.asked}, got {entry.given}"
 
 
 def version(entry: Entry) -> str:

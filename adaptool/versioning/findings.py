@@ -68,7 +68,7 @@ CODES: dict[str, Code] = {
              "tag the commit that has this version, or give the new content a new one"),
         Code("VER301", "error", "the base is not pinned",
              "The base's branch moves on; an adapter fits the weights it was trained on, and no others.",
-             "record the commit of the base it was trained on: adaptool version init --base-revision COMMIT {path}"),
+             "adaptool version bump --base-revision COMMIT {path} (the commit of the base it was trained on)"),
         Code("VER302", "error", "manifest and config name different bases",
              "A loader reads the config, a reader the manifest.",
              "adaptool version bump {path}"),

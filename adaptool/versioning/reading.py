@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.errors import AdaptoolError, FormatError, GitError, NotFetchedError
 from adaptool.summary.beside import kind_of
@@ -46,7 +47,8 @@ def read(kept: Kept, *, versioned: bool) -> Reading:
         if error.defect != "other-kind":
             found = finding("VER002", kept.path, error.message, fix=error.hint or "")
             return Reading(None, _actual(kept), (found,), ())
-        stated = None
+        told = "its manifest tells how it was made, and no version yet"
+        return Reading(None, _actual(kept), (_unversioned(kept, versioned, told),), ())
     if stated is None:
         return Reading(None, _actual(kept), (_unversioned(kept, versioned),), ())
     try:
@@ -66,10 +68,10 @@ def _actual(kept: Kept) -> Record | None:
         return None
 
 
-def _unversioned(kept: Kept, versioned: bool) -> Finding:
-    if versioned:
-        return finding("VER001", kept.path, "no manifest beside this adapter; other versions here have one")
-    return finding("VER001", kept.path, "no manifest: this adapter has no version", severity="warning")
+def _unversioned(kept: Kept, versioned: bool, told: str = "no manifest: this adapter has no version") -> Finding:
+    """An error in a repository that keeps versions; a config alone (a test's, a template) is only pointed at."""
+    weights = not {WEIGHTS_NAME, PICKLE_NAME}.isdisjoint(kept.entries)
+    return finding("VER001", kept.path, told, severity="error" if versioned and weights else "warning")
 
 
 def _unfetched(kept: Kept, stated: Record, error: NotFetchedError) -> Reading:

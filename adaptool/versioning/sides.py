@@ -104,10 +104,18 @@ class Side:
         return parse_pointer(self.blobs.read(blob.oid, LARGEST)) if small else None
 
     def read(self, blob: Blob, limit: int) -> bytes:
-        """A small file's content."""
+        """A small file's content: from Git where Git has it, so that a file nobody changed is not opened."""
         blob = self.resolved(blob)
         path = self.here(blob)
-        return open_file(path).read_all(limit) if path is not None else self.blobs.read(blob.oid, limit)
+        try:
+            if known(blob):
+                return self.blobs.read(blob.oid, limit)
+        except NotFetchedError:
+            if path is None:
+                raise
+        if path is None:
+            raise NotFetchedError(f"{blob.path}: is not here any more")
+        return open_file(path).read_all(limit)
 
     def local(self, blob: Blob, scratch: Path) -> Path:
         """A file with the content: the working tree's or the LFS store's own, else a copy made in ``scratch``.

@@ -117,7 +117,7 @@ def places_of(
 
 def _leading(repository: Repository, how: str, commit: str) -> frozenset[str]:
     told = repository.run("for-each-ref", "--format=%(refname:strip=2)", f"{how}={commit}", "refs/tags")
-    return frozenset(os.fsdecode(told).splitlines())
+    return frozenset(told.decode("utf-8", "replace").split("\n"))
 
 
 def remote_tags(repository: Repository, name: str) -> Mapping[str, str]:
@@ -125,7 +125,7 @@ def remote_tags(repository: Repository, name: str) -> Mapping[str, str]:
 
     Raises UsageError where no remote is called so, GitError where it does not answer.
     """
-    known = os.fsdecode(repository.run("remote")).splitlines()
+    known = [name for name in os.fsdecode(repository.run("remote")).split("\n") if name]
     if name not in known:
         raise UsageError(f"no remote is called {name[:60]!r}", hint=f"one of: {', '.join(known)}" if known else None)
     done = ask_remote(repository.folder, "--tags", "--", name)
@@ -134,5 +134,7 @@ def remote_tags(repository: Repository, name: str) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for line in done.stdout.split(b"\n"):
         if told := REMOTE_TAG.fullmatch(line):
-            found[os.fsdecode(told[2])] = told[1].decode("ascii")  # a peeled tag, ^{}, comes behind its own object
+            found[told[2].decode("utf-8", "replace")] = told[1].decode(
+                "ascii"
+            )  # a peeled tag, ^{}, comes behind its own object
     return found
