@@ -708,6 +708,25 @@ def test_parents_that_are_not_what_they_are_said_to_be(sql, repo, capsys, change
     assert state == told(capsys, "show", "b")["adapters"][0]["lineage"][0]["state"]
 
 
+def test_a_parent_whose_commit_was_squashed_away_is_found_by_its_content(sql, repo, capsys):
+    repo.branch("work")
+    save_adapter(sql, seed=2)
+    told(capsys, "bump", "adapters/sql")
+    repo.commit("on a branch")
+    repo.adapter("b", seed=7)
+    told(capsys, "init", "b", "--parent", "HEAD:adapters/sql")
+    gone = repo.commit("child")
+    repo.switch("main")
+    repo.git("merge", "--squash", "work")
+    repo.commit("squashed")
+    repo.git("branch", "-D", "work")
+    repo.git("reflog", "expire", "--expire=now", "--all")
+    repo.git("gc", "--quiet", "--prune=now")
+    assert gone[:7] not in repo.git("log", "--all", "--format=%h")
+    (parent,) = told(capsys, "show", "b")["adapters"][0]["lineage"]
+    assert ("found", repo.head, "1.0.1") == (parent["state"], parent["revision"], parent["version"])
+
+
 def test_a_lineage_in_a_circle_ends(repo, capsys):
     for name, other in (("a", "b"), ("b", "a")):
         repo.adapter(name, seed=ord(name))

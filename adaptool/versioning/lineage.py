@@ -89,15 +89,17 @@ class Family:
 
     def _find(self, parent: Parent, child: str | None) -> Found:
         if parent.revision is not None:
-            return self._at_revision(parent, parent.revision)
+            return self._at_revision(parent, parent.revision, child)
         if parent.path is not None:
             return self._at_path(parent, parent.path, child)
         return self._anywhere(parent, child)
 
-    def _at_revision(self, parent: Parent, revision: str) -> Found:
+    def _at_revision(self, parent: Parent, revision: str, child: str | None) -> Found:
         repository = self.side.repository
         commit = repository.commit(revision)
         if commit is None:
+            if (elsewhere := self._after_a_rewrite(parent, child)) is not None:
+                return elsewhere
             said = f"no revision {revision!r}"
             if repository.shallow:
                 return Found("not fetched", parent.path, revision, because=f"{said} in this clone, which is cut off")
@@ -115,6 +117,11 @@ class Family:
         if kept is None:
             return Found("missing", parent.path, commit, because=f"no adapter {_shown(parent.path)} at {revision}")
         return _judged(parent, kept, commit)
+
+    def _after_a_rewrite(self, parent: Parent, child: str | None) -> Found | None:
+        """The very content, where the commit that held it was squashed or rebased away."""
+        earlier = None if parent.path is None else self._in_history(parent, parent.path)
+        return earlier or self._by_digest(parent, child)
 
     def _at_path(self, parent: Parent, path: str, child: str | None) -> Found:
         kept = self.side.adapters.get(path)

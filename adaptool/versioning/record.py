@@ -185,7 +185,7 @@ def read_record(data: bytes, where: str) -> Record:
         raise NotFetchedError(f"{where}: a Git LFS pointer, not the manifest", hint="fetch it with: git lfs pull")
     if b"\n<<<<<<< " in data or b"\n>>>>>>> " in data:
         raise FormatError(
-            f"{where}: holds the conflict markers of a merge", hint="choose a side, then: adaptool version bump",
+            f"{where}: holds the conflict markers of a merge", hint="resolve the weights, then: adaptool version bump",
             defect="conflict",
         )  # fmt: skip
     if len(data) > LARGEST:
