@@ -54,7 +54,7 @@ def write_reference(path: Path) -> None:
 def write_rules(path: Path) -> None:
     """docs/rules.md: every rule of validate, from the rules themselves."""
     from adaptool.reports.rules_text import rules_page
-    from adaptool.rules.rule import catalogue
+    from adaptool.rules.catalogue import catalogue
 
     path.write_text(rules_page(catalogue()), encoding="utf-8")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adaptool.adapters.base import open_base
-from adaptool.rules import RULES
+from adaptool.rules.catalogue import RULES
 from adaptool.rules.draft import Draft
 from adaptool.rules.engine import AdapterReport, Options, validate
 from adaptool.rules.rule import Rule

@@ -13,6 +13,7 @@ import pytest
 
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
 from adaptool.adapters.base import open_base
+from adaptool.rules.catalogue import RULES
 from adaptool.rules.draft import (
     CONFIG,
     MODULES,
@@ -41,7 +42,6 @@ from adaptool.rules.families.consumers.mutations import (
     wrap,
 )
 from adaptool.rules.families.consumers.peft import TYPES
-from adaptool.rules.rule import RULES
 from adaptool.rules.selection import CONSUMERS, Selection
 
 Mutation = Callable[[Draft], object]

@@ -25,9 +25,10 @@ from adaptool.reports.junit import junit
 from adaptool.reports.markdown import markdown
 from adaptool.reports.rules_text import rule_values, rules_page
 from adaptool.reports.sarif import sarif
+from adaptool.rules.catalogue import RULES, catalogue
 from adaptool.rules.draft import RANK, Draft, Q
 from adaptool.rules.finding import Problem
-from adaptool.rules.rule import RULES, Rule, catalogue
+from adaptool.rules.rule import Rule
 from adaptool.rules.settings import find_settings, read_settings
 from adaptool.versions import adapter_digest
 

@@ -18,7 +18,7 @@ from adaptool.errors import UsageError
 def rules(console: Console, code: str | None, as_json: bool) -> int:
     """Explain the rule CODE (or all whose codes begin so), or list every rule of ``validate``."""
     from adaptool.reports.rules_text import explained, listed, rule_values
-    from adaptool.rules.rule import RULES, catalogue
+    from adaptool.rules.catalogue import RULES, catalogue
 
     chosen = tuple(rule for rule in catalogue() if code is None or rule.code.startswith(code.upper()))
     if not chosen:

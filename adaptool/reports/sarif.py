@@ -13,9 +13,10 @@ from urllib.parse import quote
 
 from adaptool import __version__
 from adaptool.reports.findings import path_of
+from adaptool.rules.catalogue import catalogue
 from adaptool.rules.engine import AdapterReport, Validation
 from adaptool.rules.finding import Finding, Severity
-from adaptool.rules.rule import Rule, catalogue
+from adaptool.rules.rule import Rule
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 LEVELS: dict[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}

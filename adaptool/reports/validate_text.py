@@ -65,7 +65,7 @@ def _finding(finding: Finding, width: int, *, verbose: bool) -> Iterator[Line]:
     if place := place_of(finding):
         yield from _hanging("", "", place, width, MARGIN, "dim")
     if verbose:
-        from adaptool.rules import RULES
+        from adaptool.rules.catalogue import RULES
 
         yield from _hanging("", "", RULES[finding.code].why, width, MARGIN, "dim")
     yield from _hanging(" " * MARGIN + "→ ", "good", finding.fix, width, MARGIN + 2)

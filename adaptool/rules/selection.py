@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from adaptool.errors import UsageError
+from adaptool.rules.catalogue import RULES, catalogue
 from adaptool.rules.families.consumers.facts import CONSUMERS
-from adaptool.rules.rule import RULES, Rule, catalogue
+from adaptool.rules.rule import Rule
 
 EVERYTHING = "ALL"
 

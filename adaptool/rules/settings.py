@@ -26,7 +26,6 @@ from typing import Any, cast
 
 from adaptool.errors import UsageError
 from adaptool.rules.finding import SEVERITIES, Severity
-from adaptool.rules.rule import RULES
 from adaptool.rules.selection import parse_codes
 from adaptool.rules.waivers import Allowance
 from adaptool.tensors.files import open_file
@@ -161,6 +160,8 @@ def _allowance(entry: Any, where: str) -> Allowance:
     expires = entry.get("expires")
     if isinstance(expires, datetime) or not isinstance(expires, date):
         raise UsageError(f"{where}: expires must be a date", hint="write it without quotes: expires = 2027-01-31")
+    from adaptool.rules.catalogue import RULES
+
     if entry["rule"] not in RULES:
         near = difflib.get_close_matches(entry["rule"], RULES, n=1)
         raise UsageError(f"{where}: no rule {entry['rule']!r}", hint=f"did you mean: {near[0]}" if near else None)

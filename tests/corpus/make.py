@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adaptool.rules import RULES
+from adaptool.rules.catalogue import RULES
 from adaptool.rules.draft import CONFIG, Draft, framed, packed
 
 HERE = Path(__file__).parent

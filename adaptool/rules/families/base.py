@@ -24,7 +24,7 @@ from adaptool.rules.draft import (
     together,
 )
 from adaptool.rules.finding import Problem
-from adaptool.rules.rule import catalogue, rule
+from adaptool.rules.rule import RULES, rule
 from adaptool.rules.subject import Subject
 from adaptool.rules.weights.laid import Laid, elsewhere, family_of, keys_of, laid
 from adaptool.rules.weights.leftovers import first_of, leftovers
@@ -279,7 +279,7 @@ def merge_fails(subject: Subject) -> Iterator[Problem]:
 
 def _explained(subject: Subject) -> bool:
     """Whether another rule on tensors or the base finds an error."""
-    for other in catalogue():
+    for other in RULES.values():
         if other.family in ("TEN", "BAS") and other.code != "BAS019" and subject.lacks(other.needs) is None:
             try:
                 if any((problem.severity or other.severity) == "error" for problem in other.check(subject)):
