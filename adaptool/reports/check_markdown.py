@@ -38,9 +38,17 @@ def _lines(check: Check, rows: int) -> Iterator[str]:
     yield ""
     yield f"{escaped(check.at)}{against}: **{total(check)}**"
     yield ""
-    shown = [adapter for adapter in check.adapters if adapter.state != "unchanged" or adapter.findings]
+    told = {id(adapter) for adapter in check.adapters if adapter.state != "unchanged" or adapter.findings}
+    shown = [adapter for adapter in check.adapters if id(adapter) in told]
     if shown:
         yield from _folded(list(_table(shown[:rows], len(shown) - rows)), len(shown), "adapters")
+    if unchanged := [adapter for adapter in check.adapters if id(adapter) not in told]:
+        yield f"<details><summary>{len(unchanged)} unchanged</summary>"
+        yield ""
+        yield from _table(unchanged[:rows], len(unchanged) - rows)
+        yield ""
+        yield "</details>"
+        yield ""
     said = [line for adapter in shown[:rows] for line in _findings(adapter)]
     if said:
         yield from said

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from adaptool.reports.check_words import asked, happened, outcome, place, total, versions
 from adaptool.reports.layout import BLANK, Column, Line, Span, Style, table, visible, wrap
 from adaptool.versioning.check_result import AdapterCheck, Check
-from adaptool.versioning.findings import Finding, Severity
+from adaptool.versioning.findings import CODES, Finding, Severity
 
 STYLES: dict[Severity, Style] = {"error": "bad", "warning": "warn", "info": "dim"}
 WORDS: dict[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}
@@ -16,11 +16,14 @@ COLUMNS = (
     Column("verdict", keep=9),
 )  # fmt: skip
 MARGIN = 10
+FEW = 40
+"""Adapters that are all listed, also those nobody changed."""
 
 
 def check_report(check: Check, width: int, *, verbose: bool = False, quiet: bool = False) -> list[Line]:
-    """The lines of a check; those nobody changed are counted, ``verbose`` lists them; ``quiet`` keeps what fails."""
-    shown = [adapter for adapter in check.adapters if _told(adapter, verbose=verbose, quiet=quiet)]
+    """The lines of a check; of many adapters those nobody changed are only counted; ``quiet`` keeps what fails."""
+    everyone = verbose or len(check.adapters) <= FEW
+    shown = [adapter for adapter in check.adapters if _told(adapter, everyone=everyone, quiet=quiet)]
     lines: list[Line] = []
     if shown:
         rows = [[a.path, versions(a), happened(a), asked(a), outcome(a)] for a in shown]
@@ -36,10 +39,10 @@ def check_report(check: Check, width: int, *, verbose: bool = False, quiet: bool
     return lines
 
 
-def _told(adapter: AdapterCheck, *, verbose: bool, quiet: bool) -> bool:
+def _told(adapter: AdapterCheck, *, everyone: bool, quiet: bool) -> bool:
     if quiet:
         return adapter.verdict != "ok"
-    return verbose or adapter.state != "unchanged" or bool(adapter.findings) or adapter.verdict != "ok"
+    return everyone or adapter.state != "unchanged" or bool(adapter.findings) or adapter.verdict != "ok"
 
 
 def _adapter(adapter: AdapterCheck, width: int, *, verbose: bool, quiet: bool) -> Iterator[Line]:
@@ -50,6 +53,8 @@ def _adapter(adapter: AdapterCheck, width: int, *, verbose: bool, quiet: bool) -
     yield (Span(visible(adapter.path), "title"), Span(f"  {visible(adapter.version_after or '')}", "dim"))
     for finding in findings:
         yield from _finding(adapter, finding, width)
+        for why in (CODES[finding.code].why,) if verbose else ():
+            yield from _hanging("", "", why, width, MARGIN, "dim")
     for unchecked in adapter.unchecked:
         yield from _hanging("  unchecked", "warn", f"{unchecked.code}  {unchecked.reason}", width, 13)
     for reason in adapter.reasons if verbose else ():

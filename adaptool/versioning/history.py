@@ -43,8 +43,8 @@ def walk(
     options = ["--first-parent"] if first_parent else ["--full-history", "--simplify-merges", "--topo-order"]
     most = [] if limit is None else [f"--max-count={limit}"]
     told = repository.run(
-        "log", "-z", f"--format={FORM}", "--no-show-signature", "--encoding=UTF-8", "--root", "--raw", "--no-renames",
-        "--abbrev=64", "-O/dev/null", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all",
+        "log", "-z", f"--format={FORM}", "--no-show-signature", "--no-follow", "--encoding=UTF-8", "--root", "--raw",
+        "--no-renames", "--abbrev=64", "-O/dev/null", "--no-ext-diff", "--no-textconv", "--ignore-submodules=all",
         "--diff-merges=first-parent",
         *options, *most, "--end-of-options", revision, "--", *named,
     )  # fmt: skip
