@@ -573,3 +573,9 @@ def test_it_starts_without_torch(team: Year) -> None:
         [sys.executable, "-c", program, "version", "check", str(team.repo.folder)], check=False, capture_output=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_lists_every_code():
+    page = (Path(__file__).parents[1] / "docs" / "check.md").read_text()
+    rows = [line.split(" | ")[:3] for line in page.splitlines() if line.startswith("| VER")]
+    assert rows == [[f"| {code.code}", code.severity, code.title] for code in CODES.values()]
