@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 
 from adaptool.adapters.adapter import Adapter
@@ -149,7 +150,8 @@ def number(value: float, digits: int = 3) -> str:
         return str(int(value))
     if 100 <= abs(value) < 1e6:
         return f"{value:.{max(digits - 3, 1)}f}"
-    return f"{value:.{digits}g}"
+    is_beyond_floats = isinstance(value, int) and abs(value) > 1e300
+    return f"{Decimal(value):.{digits}g}" if is_beyond_floats else f"{value:.{digits}g}"
 
 
 def told(modules: Sequence[str], every: Sequence[str]) -> str:

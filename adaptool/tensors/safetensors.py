@@ -31,6 +31,8 @@ HEADER_LIMIT = 100_000_000
 """Bytes: the cap of the reference implementation."""
 
 FIELDS = {"dtype", "shape", "data_offsets"}
+EMPTY_LIMIT = 2**59
+"""The product of the axes that are not 0, of a tensor without elements: NumPy makes none beyond 2⁶³ bytes."""
 
 SPARSEST = 8
 """Bytes read for one that is asked for: beyond that, tensors are read one by one."""
@@ -167,7 +169,8 @@ def _entry(path: Path, name: str, entry: object) -> tuple[TensorInfo, int, int]:
     if not _naturals(shape, AXES_LIMIT) or not _naturals(offsets, 2) or len(offsets) != 2:
         defect = "overflow" if _overflows(shape) or _overflows(offsets) else "impossible-numbers"
         raise FormatError(f"{path}: {name!r} has an impossible shape or impossible offsets", defect=defect)
-    if (size := math.prod(shape)) >= 2**63:
+    size = math.prod(shape)
+    if size >= 2**63 or (size == 0 and math.prod(max(axis, 1) for axis in shape) >= EMPTY_LIMIT):
         raise FormatError(f"{path}: {name!r} claims more elements than can be addressed", defect="overflow")
     info = TensorInfo(name, DTYPES[kind], tuple(shape))
     start, stop = offsets

@@ -119,7 +119,7 @@ class Store(ABC):
     def spans(self, name: str, nbytes: int) -> Iterator[tuple[int, int]]:
         """Row ranges of about ``nbytes`` that cover a tensor: the cuts that suit this store."""
         info = self[name]
-        step = max(1, nbytes // max(1, info.row_nbytes))
+        step = max(1, nbytes // max(1, info.row_nbytes) if info.columns else info.rows)  # of 2⁵⁰ empty rows, all
         for start in range(0, info.rows, step):
             yield start, min(info.rows, start + step)
 
