@@ -86,6 +86,11 @@ class Joint:
         """The cosines of B with B′ and of A with A′, element by element; None where one is zero, or another rank."""
         return _cosine(self.columns, self.rank), _cosine(self.rows, self.rank)
 
+    @property
+    def factor_growth(self) -> tuple[float, float]:
+        """‖B′‖²/‖B‖² and ‖A′‖²/‖A‖², as negative as their cosines; asked only where there are cosines."""
+        return _growth(self.columns, self.rank), _growth(self.rows, self.rank)
+
 
 def update_of(factors: Factors, scale: float) -> Update:
     """The factors of one matrix, read."""
@@ -184,6 +189,11 @@ def _cosine(gram: Matrix, r: int) -> float | None:
         return None
     norms = float(np.trace(gram[:r, :r]) * np.trace(gram[r:, r:])) ** 0.5
     return float(np.trace(gram[:r, r:])) / norms if norms else None
+
+
+def _growth(gram: Matrix, r: int) -> float:
+    """‖X′‖²/‖X‖², as negative as the cosine of the two."""
+    return float(np.copysign(np.trace(gram[r:, r:]) / np.trace(gram[:r, :r]), np.trace(gram[:r, r:])))
 
 
 def _close_distance(pair: Joint) -> float:

@@ -82,7 +82,9 @@ def rounded(before: Entry, after: Entry, kind: DType) -> bool:
     first, second = before.store[before.key], after.store[after.key]
     if first.shape != second.shape or not (first.dtype.mergeable and second.dtype.mergeable):
         return False
-    return first.dtype.bits > kind.bits <= second.dtype.bits and all(
+    if first.dtype == kind or not first.dtype.bits >= kind.bits <= second.dtype.bits:
+        return False
+    return all(
         np.array_equal(
             widen(narrow(widen(before.store.read(before.key, start, stop), first.dtype), kind), kind),
             widen(after.store.read(after.key, start, stop), second.dtype),

@@ -33,6 +33,8 @@ class Likeness:
     """A and B hold the same values."""
     multiples: bool
     """Each factor is the old one times a number."""
+    nearly: bool
+    """Each factor is the old one but for rounding, at the same scale."""
     parallel: bool
     """ΔW′ is ΔW times a number."""
     kinship: tuple[float | None, float | None]
@@ -109,8 +111,8 @@ def _pair(old: LowRankModule, new: LowRankModule) -> Pair:
     if len(known) < len(measured):
         return Pair(_report(old, new, None, same=same and scale_of(old) == scale_of(new)))
     likeness = Likeness(
-        same, all(part.multiples for _, part in measured), all(part.parallel for _, part in measured),
-        measured[0][1].kinship,
+        same, all(part.multiples for _, part in measured), all(part.nearly for _, part in measured),
+        all(part.parallel for _, part in measured), measured[0][1].kinship,
     )  # fmt: skip
     found = together([part for part, _ in measured if part is not None])
     return Pair(_report(old, new, found, same=same, tolerance=_tolerance(old, new, found)), likeness)
@@ -121,15 +123,16 @@ def _measured(old: Factors, new: Factors, before: float, after: float) -> tuple[
     first, second = update_of(old, before), update_of(new, after)
     same = _same(first, second)
     if same and before == after:
-        return unmoved(first), Likeness(factors=True, multiples=True, parallel=True, kinship=(1.0, 1.0))
+        return unmoved(first), Likeness(factors=True, multiples=True, nearly=True, parallel=True, kinship=(1.0, 1.0))
     pair = joint(first, second)
     if not pair.finite:
-        return None, Likeness(same, multiples=False, parallel=False, kinship=(None, None))
+        return None, Likeness(same, multiples=False, nearly=False, parallel=False, kinship=(None, None))
     found, cosines = geometry(pair), pair.factor_cosines
     norms = found.norm_before * found.norm_after
     parallel = norms > 0 and 1 - abs(found.inner) / norms <= PARALLEL
     multiples = all(cosine is not None and 1 - abs(cosine) <= PARALLEL for cosine in cosines)
-    return found, Likeness(same, same or multiples, parallel or norms == found.distance == 0, cosines)
+    nearly = before == after and multiples and all(abs(ratio - 1) <= EQUAL for ratio in pair.factor_growth)
+    return found, Likeness(same, same or multiples, nearly, parallel or norms == found.distance == 0, cosines)
 
 
 def _same(first: Update, second: Update) -> bool:

@@ -92,9 +92,13 @@ def _equal(evidence: Evidence) -> tuple[Verdict, str]:
     moved = [pair for pair in evidence.both if not pair.likeness_of.factors or not _same_scale(pair)]
     if not moved:
         return "re-saved", "the same values in other bytes"
-    if all(pair.likeness_of.multiples for pair in moved):
-        return "re-scaled", f"every ΔW is the same; in {_modules(len(moved))} the scale moved between α and the factors"
     apart = max(pair.change.relative or 0.0 for pair in moved)
+    if all(pair.likeness_of.nearly for pair in moved):
+        many = _modules(len(moved))
+        return "re-saved", f"the same values in other bytes, rounded in {many}: every ΔW is the same (to {apart:.0e})"
+    if all(pair.likeness_of.multiples for pair in moved):
+        between = "B and A" if all(_same_scale(pair) for pair in moved) else "α and the factors"
+        return "re-scaled", f"every ΔW is the same; in {_modules(len(moved))} the scale moved between {between}"
     return (
         "re-factorised",
         f"every ΔW is the same (to {apart:.0e} of its norm), from other factors in {_modules(len(moved))}",
@@ -127,7 +131,7 @@ def _different(evidence: Evidence) -> tuple[Verdict, str]:
 def _kinship(evidence: Evidence, common: Sequence[Pair]) -> tuple[Verdict, str]:
     """Continued training or another adapter: by the cosine of all updates, and by what is left of the factors."""
     cosine = evidence.whole.cosine or 0.0
-    figures = f"distance {_percent(evidence.whole.relative)} of ‖ΔW‖, cosine {cosine:.3g}"
+    figures = f"distance {_percent(evidence.whole.relative)} of ‖ΔW‖, cosine {_cosine(cosine)}"
     B, A = (_mean(pair.likeness_of.kinship[i] for pair in common) for i in (0, 1))
     if not evidence.whole.norm_before:
         kin = A is not None and A >= KINDRED_FACTORS
@@ -196,6 +200,11 @@ def _tensors(tensors: Sequence[TensorChange]) -> str:
 def _listed(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _cosine(measured: float) -> str:
+    """Three digits, and near 1 as many as tell it from 1."""
+    return next((text for digits in (3, 4, 6) if (text := f"{measured:.{digits}g}") != "1"), "1")
 
 
 def _percent(share: float | None) -> str:
