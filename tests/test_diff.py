@@ -149,3 +149,27 @@ def test_the_command_says_by_its_exit_code_whether_they_are_the_same(name, code,
     assert main(["diff", *given, "--format", "markdown"]) == code
     assert pair.verdicts[0] in capsys.readouterr().out
     assert main(["diff", given[0], str(tmp_path / "nowhere")]) == 3
+
+
+def test_adaptools_own_options_are_taken_at_the_end_too(tmp_path, capsys):
+    pair = PAIRS["trained 5 steps on"]
+    given = [str(pair.before(tmp_path / "a")), str(pair.after(tmp_path / "b"))]
+    assert main(["-q", "diff", *given]) == 1
+    expected = capsys.readouterr().out
+    assert main(["diff", "-q", *given]) == 1
+    assert expected == capsys.readouterr().out
+    assert main(["diff", *given, "--quiet", "--no-color"]) == 1
+    assert expected == capsys.readouterr().out
+    assert main(["-v", "diff", *given]) == 1
+    expected = capsys.readouterr().out
+    assert main(["diff", *given, "-v"]) == 1
+    assert expected == capsys.readouterr().out
+
+
+def test_a_cast_that_leaves_every_update_as_it_was_moved_no_scale(tmp_path):
+    pair = PAIRS["re-saved in a type of another range, of which the smallest are rounded"]
+    found = diff(pair.before(tmp_path / "a"), pair.after(tmp_path / "b"))
+    assert found.because.startswith("the same values in other bytes, rounded in ")
+    pair = PAIRS["A doubled, B halved"]
+    found = diff(pair.before(tmp_path / "c"), pair.after(tmp_path / "d"))
+    assert found.because.endswith("the scale moved between B and A")

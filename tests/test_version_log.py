@@ -289,7 +289,9 @@ def test_text(team: Year) -> None:
     assert lines[0] == "sql  adapters/sql, 3 commits of HEAD"
     assert [line.split()[0] for line in lines[3:6]] == ["1.1.0", "1.0.1", "1.0.0"]
     assert lines[-1].split()[0:2] == ["from", "first"]
-    assert max(map(len, plain(log_report(history(team), 80)).splitlines())) <= 80
+    narrow = plain(log_report(history(team), 80)).splitlines()
+    assert max(map(len, narrow)) <= 80
+    assert all(entry.commit[:8] in line for entry, line in zip(history(team).entries, narrow[3:6], strict=True))
 
 
 def test_a_page(team: Year, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

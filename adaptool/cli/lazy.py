@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from adaptool.cli.console import Console
+
 
 class CommandUsage(click.UsageError):
     """A usage error with a hint of its own."""
@@ -34,7 +36,10 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.table:
             return None
-        return getattr(importlib.import_module(f"{self.module}{cmd_name}"), cmd_name)
+        command = getattr(importlib.import_module(f"{self.module}{cmd_name}"), cmd_name)
+        if not any(option.name == "quiet" for option in command.params):
+            command.params.extend(_everywhere())
+        return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -48,6 +53,24 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(self.table.items()))
+
+
+def _everywhere() -> Iterator[click.Option]:
+    """What every command takes as adaptool itself does: people write it at the end. Only adaptool's help lists it."""
+    for names, told in (
+        (("-q", "--quiet"), "Print the result and errors only."),
+        (("-v", "--verbose"), "Say more: what was taken for what, and the causes of an error."),
+        (("--no-color",), "No colour, whatever the terminal."),
+    ):
+        yield click.Option(names, is_flag=True, hidden=True, expose_value=False, callback=_heard, help=told)
+
+
+def _heard(ctx: click.Context, option: click.Parameter, given: bool) -> None:
+    console = ctx.obj
+    if given and isinstance(console, Console):
+        console.quiet |= option.name == "quiet"
+        console.verbose |= option.name == "verbose"
+        console.color &= option.name != "no_color"
 
 
 def every_command(group: LazyGroup, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

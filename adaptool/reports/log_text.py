@@ -10,7 +10,7 @@ from adaptool.reports.sparkline import sparkline
 from adaptool.versioning.log_result import Entry, Log
 
 COLUMNS = (
-    Column("version", keep=9), Column("date", keep=8), Column("commit", keep=4), Column("author", elastic=True, keep=2),
+    Column("version", keep=9), Column("date", keep=4), Column("commit", keep=8), Column("author", elastic=True, keep=2),
     Column("change", elastic=True, keep=7), Column("step", keep=6), Column("drift", right=True, keep=5),
     Column("from first", right=True, keep=3), Column("findings", keep=8),
 )  # fmt: skip

@@ -52,7 +52,7 @@ def moved(change: Change) -> str:
 def shown_report(shown: Shown, width: int, *, verbose: bool = False) -> list[Line]:
     """One adapter's version, in lines of at most ``width`` columns."""
     words, style = TRUTH[shown.truth]
-    head = (Span(visible(f"{shown.name} {shown.version}"), "title"), Span(f"  {title(shown.peft_type)}"))
+    head = (Span(visible(f"{shown.name} {shown.version}"), "title"), Span(f"  {visible(title(shown.peft_type))}"))
     lines: list[Line] = [(*head, *((Span("  "), Span(words, style)) if words else ())), BLANK]
     for label, value, style in _facts(shown, verbose=verbose):
         lines += fact(label, value, width, style)
@@ -136,7 +136,7 @@ def _git(facts: GitFacts, *, verbose: bool) -> Iterator[tuple[str, str, Style]]:
     others = [tag for tag in facts.tags if tag != facts.tag]
     if others:
         some = others if verbose else others[-FEW:]
-        yield "earlier tags", ", ".join(some) + (f" and {len(others) - len(some)} more" if some != others else ""), ""
+        yield "other tags", ", ".join(some) + (f" and {len(others) - len(some)} more" if some != others else ""), ""
 
 
 def _commit(commit: Commit) -> str:
