@@ -299,6 +299,21 @@ def test_good_tags_are_silent(team: Year) -> None:
     assert checked(team).exit_code == 0
 
 
+@pytest.mark.parametrize("signed", [True, False], ids=["its digest in the tag", "a tag made by hand"])
+def test_a_tag_is_good_wherever_its_adapter_was_then(team: Year, signed: bool) -> None:
+    digest = team.record(SQL).content.digest
+    team.repo.tag("sql-v1.0.0", f"sql 1.0.0\n\nadaptool-digest: {digest}\n" if signed else None)
+    team.repo.git("mv", SQL, "adapters/text")
+    assert codes(checked(team)) == {}
+    team.repo.commit("moved")
+    assert codes(checked(team)) == {}
+    assert codes(checked(team, against="HEAD~1")) == {}
+    team.train("adapters/text")
+    team.stamp("adapters/text", "1.0.0")
+    team.repo.commit("trained")
+    assert codes(checked(team)) == {"adapters/text": ["VER101", "VER201"]}
+
+
 def test_the_version_is_tagged_with_other_content(team: Year) -> None:
     team.repo.tag("sql-v1.0.0")
     team.train(SQL)

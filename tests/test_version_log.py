@@ -80,6 +80,8 @@ def test_of_several_one_must_be_named(team: Year, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(team.repo.folder)
     with pytest.raises(UsageError, match="several"):
         version_log()
+    monkeypatch.chdir(team.repo.folder / SQL)
+    assert version_log().path == SQL
 
 
 def test_limits_and_ranges(team: Year) -> None:

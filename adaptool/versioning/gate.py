@@ -7,7 +7,7 @@ from pathlib import Path
 
 from adaptool.errors import UsageError
 from adaptool.git.repository import Repository, repository_of
-from adaptool.git.trees import adapters_in_tree
+from adaptool.git.trees import adapters_in_tree, holds_adapter
 from adaptool.jobs import default_workers
 from adaptool.versioning.check import Options, check
 from adaptool.versioning.check_result import Check
@@ -66,14 +66,14 @@ def version_log(
     adapter: Path | str | None = None, *, revision: str = "HEAD", limit: int | None = None, drift: bool = True,
     first_parent: bool = True,
 ) -> Log:  # fmt: skip
-    """The history of the adapter in a folder (without one, of the only adapter of the repository) from Git.
+    """The history of the adapter in a folder from Git; without one, of that in this folder or else the only one.
 
     revision: whose history, or a range A..B. limit: the newest entries. drift: measure how far ΔW went. first_parent:
     a merge is one entry. Raises AdaptoolError where there is no such adapter in the history.
     """
-    repository, folders = located([] if adapter is None else [adapter])
-    folder = folders[0] if adapter is not None else ""
-    if adapter is None or (folder == "" and _only(repository, revision) is not None):
+    repository, folders = located(["." if adapter is None else adapter])
+    folder = folders[0]
+    if folder == "" or (adapter is None and not holds_adapter(file.name for file in Path().iterdir())):
         folder = _only(repository, revision) or ""
     return log(repository, folder, revision=revision, limit=limit, drifts=drift, first_parent=first_parent)
 

@@ -19,6 +19,7 @@ from adaptool.versioning.record import Record
 from adaptool.versioning.semver import Version
 from adaptool.versioning.steps import Elsewhere
 from adaptool.versioning.tags import digest_in, tags_of
+from adaptool.versions import MANIFEST_NAME
 
 LevelAt = Callable[[str, Record], Level | None]
 """What lies between an adapter at a commit, which has that record there, and here; None where it cannot be told."""
@@ -58,9 +59,9 @@ class Tags:
                 continue
             concerned = own or self.new is None or tag.name in self.new
             severity: Severity = "error" if concerned else "warning"
-            said = self._wrong(folder, version, tag, here, now, level)
+            said, fix = self._wrong(folder, version, tag, here, now, level)
             if said:
-                yield finding("VER201", path, said, severity=severity)
+                yield finding("VER201", path, said, severity=severity, fix=fix)
             elsewhere = self.remote.get(tag.name)
             if elsewhere is not None and elsewhere != tag.commit:
                 yield finding(
@@ -70,21 +71,24 @@ class Tags:
 
     def _wrong(
         self, folder: str, version: Version, tag: Tag, here: Reading, now: Version | None, level: LevelAt
-    ) -> str:
+    ) -> tuple[str, str]:
+        """What is wrong with a tag and, where it is not the usual, what to do; "" where nothing is."""
         oid = self.places.get((tag.commit, folder))
         record = self.archive.record(oid) if oid is not None else None
         promised = digest_in(tag)
         if record is None:
             lost = oid is None and (promised is not None or (now is not None and now.rank == version.rank))
-            return f"the tag {tag.name} leads to {tag.commit[:10]}, where this adapter has no manifest" if lost else ""
+            said = f"the tag {tag.name} leads to {tag.commit[:10]}, where this adapter has no manifest"
+            return (said if lost else ""), ""
         there = record.semver
         if there is None or there.rank != version.rank:
-            return f"the tag {tag.name} leads to {tag.commit[:10]}, which has the version {record.version[:40]}"
+            return f"the tag {tag.name} leads to {tag.commit[:10]}, which has the version {record.version[:40]}", ""
         if promised is not None and promised != record.content.digest:
-            return f"the tag {tag.name} was made for other content than {tag.commit[:10]} has"
+            return f"the tag {tag.name} was made for other content than {tag.commit[:10]} has", ""
         if now is not None and now.rank == version.rank and _other(tag, record, here, level):
-            return f"the tag {tag.name} leads to a {version} with other content than this one"
-        return ""
+            said = f"the tag {tag.name} leads to a {version} with other content than this one"
+            return said, "adaptool version bump {path}, or put the tag back where it was"
+        return "", ""
 
 
 def _other(tag: Tag, record: Record, here: Reading, level: LevelAt) -> bool:
@@ -111,8 +115,32 @@ def tags_for(
 def places_of(
     archive: Archive, owned: Mapping[str, tuple[tuple[Version, Tag], ...]]
 ) -> Mapping[tuple[str, str], str]:  # fmt: skip
-    """Where the tags of adapters find their manifests."""
-    return archive.at([(tag.commit, path) for path, own in owned.items() for _, tag in own])
+    """Where the tags of adapters find their manifests: of one that was moved since, in the folder it was in then."""
+    found = dict(archive.at([(tag.commit, path) for path, own in owned.items() for _, tag in own]))
+    lost = [(path, *tagged) for path, own in owned.items() for tagged in own if (tagged[1].commit, path) not in found]
+    trees: dict[str, Mapping[str, str]] = {}
+    for path, version, tag in lost:
+        if tag.commit not in trees:
+            trees[tag.commit] = _manifests(archive.repository, tag.commit)
+        elsewhere = [oid for folder, oid in trees[tag.commit].items() if folder not in owned]
+        same = [oid for oid in elsewhere if _is(archive.record(oid), version, tag)]
+        if len(set(same)) == 1:
+            found[tag.commit, path] = same[0]
+    return found
+
+
+def _manifests(repository: Repository, commit: str) -> Mapping[str, str]:
+    """Every manifest of a commit: its oid by its folder."""
+    paths = ((path.rpartition("/"), blob) for path, blob in repository.tree(commit).items())
+    return {folder: blob.oid for (folder, _, name), blob in paths if name == MANIFEST_NAME}
+
+
+def _is(record: Record | None, version: Version, tag: Tag) -> bool:
+    """Whether a manifest in another folder is the one that a tag was made for."""
+    if record is None or record.semver is None or record.semver.rank != version.rank:
+        return False
+    promised = digest_in(tag)
+    return promised == record.content.digest if promised is not None else record.name in tag.name
 
 
 def _leading(repository: Repository, how: str, commit: str) -> frozenset[str]:
