@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -546,7 +547,8 @@ def killed_at_event(base: Path, out: Path, types: str, number: int, count: Path 
 
     def watch(event: str, args: tuple[Any, ...]) -> None:
         nonlocal seen
-        if event.startswith(("open", "os.", "shutil.", "ctypes.dl", "fcntl")) and not str(args[:1]).endswith(".py',)"):
+        imports = re.search(r"__pycache__|\.py\b", str(args[:1]))  # what is compiled on a first run only
+        if event.startswith(("open", "os.", "shutil.", "ctypes.dl", "fcntl")) and not imports:
             seen += 1
             if seen == number:
                 os.kill(os.getpid(), signal.SIGKILL)
