@@ -15,7 +15,7 @@ from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
 from adaptool.versioning.covered import Folder, pointer_in, sha256_of
 from adaptool.versioning.fields import Fields
-from adaptool.versioning.record import KIND, LARGEST, Record, read_record
+from adaptool.versioning.record import KIND, LARGEST, Record, read_record, refuse_marks
 from adaptool.versioning.recording import record_of, shipped
 from adaptool.versioning.verification import Difference, ManifestCheck, What
 from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, FileRecord, config_digest
@@ -77,6 +77,7 @@ def _kind(data: bytes, where: str) -> str:
     """What the manifest is of, as far as it can be told; whatever is wrong with an adapter's, ``read_record`` says."""
     if not data.startswith(b"{"):
         return KIND
+    refuse_marks(data, where)
     value = parse_json(data, where, what="manifest")
     kind = value.get("kind") if isinstance(value, dict) and value.get("schema") == MANIFEST_SCHEMA else KIND
     return kind if kind in ("merged", "converted", "fixed") else KIND

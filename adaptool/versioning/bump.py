@@ -22,6 +22,7 @@ from adaptool.versioning.naming import require_name
 from adaptool.versioning.planned import Planned, planned
 from adaptool.versioning.record import Record, record_beside
 from adaptool.versioning.recording import contents_of_record, record_of
+from adaptool.versioning.reunited import reunited
 from adaptool.versioning.semver import LEVELS, Version, parse_version
 from adaptool.versions import MANIFEST_NAME
 
@@ -51,7 +52,7 @@ def bump(folder: Path, wanted: Wanted, said: Said, committed: Committed | None) 
     Raises NotFoundError where it has no manifest, UsageError where the version would go backwards.
     """
     known = () if committed is None else committed.records(folder)
-    disk = _beside(folder, known)
+    disk, told = _beside(folder, known, committed)
     record = with_said(record_of(folder, disk), said)
     if said.name is not None:
         record = replace(record, name=require_name(said.name))
@@ -60,7 +61,7 @@ def bump(folder: Path, wanted: Wanted, said: Said, committed: Committed | None) 
     now = disk.semver or max((one.version for one in judged), default=None)
     version = _next(judged, now, wanted, folder)
     record = replace(record, version=str(version), message=said.message or _message(disk, version))
-    notes = tuple(_notes(record, disk, judged, said))
+    notes = (*told, *_notes(record, disk, judged, said))
     first = judged[0]
     return planned(
         folder, record, disk, before=earlier[0][1].version, level=first.level, reasons=first.reasons,
@@ -73,19 +74,24 @@ def is_versioned(folder: Path, committed: Committed | None) -> bool:
     return (folder / MANIFEST_NAME).exists() or (committed is not None and bool(committed.records(folder)))
 
 
-def _beside(folder: Path, known: Sequence[tuple[str, Record]]) -> Record:
-    """The manifest in the folder; where a merge left its marks in it, or somebody deleted it, the committed one."""
+def _beside(
+    folder: Path, known: Sequence[tuple[str, Record]], committed: Committed | None
+) -> tuple[Record, tuple[str, ...]]:
+    """The manifest in the folder; where a merge left its marks in it, or somebody deleted it, what is committed."""
     try:
         disk = record_beside(folder)
     except FormatError as error:
-        if error.defect != "conflict" or not known:
+        if error.defect != "conflict" or not known or committed is None:
             raise
-        disk = known[0][1]
+        parted = committed.parted(folder, known[0][1])
+        if parted is None:
+            return known[0][1], ()
+        return reunited(parted, record_of(folder, parted.ours).content)
     if disk is None and known:
-        return known[0][1]
+        return known[0][1], ()
     if disk is None:
         raise NotFoundError(f"{folder}: no manifest, so no version yet", hint=f"adaptool version init {folder}")
-    return disk
+    return disk, ()
 
 
 def _judged(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from adaptool.errors import AdaptoolError
 from adaptool.git.repository import Repository, find_repository
-from adaptool.versioning.record import Record
+from adaptool.versioning.record import LARGEST, Record, read_record
+from adaptool.versioning.reunited import Parted
 from adaptool.versioning.sides import Kept, Side, commit_side
 from adaptool.versions import MANIFEST_NAME
 
@@ -34,6 +35,27 @@ class Committed:
         sides = (("HEAD", self.head), ("MERGE_HEAD", self.merging))
         found = ((label, _stated(side, self.path_of(folder))) for label, side in sides if side is not None)
         return tuple((label, record) for label, record in found if record is not None)
+
+    def parted(self, folder: Path, ours: Record) -> Parted | None:
+        """The manifests of a merge, rebase or cherry-pick that is being resolved; None where the other cannot be read.
+
+        The index has all three until they are added; then MERGE_HEAD has the other one.
+        """
+        path = self.path_of(folder)
+        manifest = f"{path}/{MANIFEST_NAME}" if path else MANIFEST_NAME
+        before, theirs = (self._staged(manifest, stage) for stage in (1, 3))
+        if theirs is None and self.head is not None and self.merging is not None:
+            theirs = _stated(self.merging, path)
+            base = self.repository.merge_base("HEAD", "MERGE_HEAD")
+            before = None if base is None else _stated(commit_side(self.repository, base, ""), path)
+        return None if theirs is None else Parted(ours, theirs, before)
+
+    def _staged(self, path: str, stage: int) -> Record | None:
+        blob = self.repository.index(path, stage).get(path)
+        try:
+            return None if blob is None else read_record(self.repository.read(blob.oid, LARGEST), path)
+        except AdaptoolError:
+            return None
 
     @contextmanager
     def recorded(self, folder: Path, record: Record) -> Iterator[Path | None]:

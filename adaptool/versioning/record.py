@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -183,11 +184,7 @@ def read_record(data: bytes, where: str) -> Record:
     """
     if data.startswith(b"version https://git-lfs"):
         raise NotFetchedError(f"{where}: a Git LFS pointer, not the manifest", hint="fetch it with: git lfs pull")
-    if b"\n<<<<<<< " in data or b"\n>>>>>>> " in data:
-        raise FormatError(
-            f"{where}: holds the conflict markers of a merge", hint="resolve the weights, then: adaptool version bump",
-            defect="conflict",
-        )  # fmt: skip
+    refuse_marks(data, where)
     if len(data) > LARGEST:
         raise FormatError(f"{where}: {len(data)} bytes, more than the {LARGEST} a manifest may have")
     fields = Fields(parse_json(data, where, what="manifest"), where)
@@ -201,6 +198,16 @@ def read_record(data: bytes, where: str) -> Record:
             hint="begin with: adaptool version init", defect="other-kind",
         )  # fmt: skip
     return _record(fields)
+
+
+def refuse_marks(data: bytes, where: str) -> None:
+    """Raise FormatError, of the defect "conflict", where a merge left its marks in a manifest."""
+    if b"\n<<<<<<< " in data or b"\n>>>>>>> " in data:
+        here = "" if ":" in where else f" {shlex.quote(where.rpartition('/')[0] or '.')}"
+        raise FormatError(
+            f"{where}: holds the conflict markers of a merge", defect="conflict",
+            hint=f"resolve the weights, then: adaptool version bump{here}",
+        )  # fmt: skip
 
 
 def _record(fields: Fields) -> Record:
