@@ -452,8 +452,29 @@ def test_lfs_objects_that_were_not_pushed_are_no_obstacle_where_nothing_needs_th
     year.repo.commit("no version")
     clone = year.repo.clone(tmp_path / "pointers")
     found = checked(clone, against="HEAD~1")
-    assert codes(found) == {SQL: ["VER101"]}
-    assert "by the manifests" in found.adapters[0].findings[0].message
+    assert (codes(found), found.exit_code) == ({}, 3)  # the same updates in other factors would look like this
+    assert [u.code for a in found.adapters for u in a.unchecked] == ["VER101"]
+    assert "only they can tell" in found.adapters[0].unchecked[0].reason
+    assert codes(checked(year, against="HEAD~1")) == {SQL: ["VER101"]}
+    year.stamp(SQL, "1.0.1")
+    year.repo.commit("1.0.1")
+    clone = year.repo.clone(tmp_path / "more pointers")
+    assert checked(clone, against="HEAD~1").exit_code == checked(clone, against="HEAD~2").exit_code == 0
+
+
+@needs_lfs
+def test_the_same_updates_in_other_factors_are_no_error_where_only_pointers_are(tmp_path: Path) -> None:
+    year = Year(Repo(tmp_path / "lfs"))
+    year.repo.lfs()
+    year.train(SQL)
+    year.stamp(SQL, "1.0.0")
+    year.repo.commit("1.0.0")
+    flipped(year, SQL)
+    year.stamp(SQL, "1.0.0")
+    year.repo.commit("other factors")
+    assert checked(year, against="HEAD~1").exit_code == 0
+    found = checked(year.repo.clone(tmp_path / "pointers"), against="HEAD~1")
+    assert (codes(found), found.exit_code) == ({}, 3)
 
 
 def test_a_xet_pointer_does_not_tell_a_sha256(team: Year) -> None:
@@ -461,6 +482,69 @@ def test_a_xet_pointer_does_not_tell_a_sha256(team: Year) -> None:
     found = checked(team)
     assert found.exit_code == 3
     assert "not fetched" in next(u.reason for a in found.adapters for u in a.unchecked)
+
+
+# --- a commit whose content was not its version's
+
+
+def flipped(year: Year, path: str) -> None:
+    """The same updates from other factors."""
+    year.repo.adapter(path, tensors={name: -value for name, value in year.weights(path).items()})
+
+
+@pytest.mark.parametrize("against", ["HEAD~1", "HEAD~2", None])
+def test_a_manifest_that_catches_up_with_the_same_updates_keeps_its_version(team: Year, against: str | None) -> None:
+    flipped(team, SQL)
+    team.repo.commit("other factors, no manifest")
+    assert codes(checked(team, against="HEAD~1")) == {SQL: ["VER003"]}
+    team.stamp(SQL, "1.0.0")
+    team.repo.commit("the manifest")
+    assert codes(checked(team, against=against)) == {}
+
+
+@pytest.mark.parametrize("against", ["HEAD~1", "HEAD~2", None])
+def test_going_back_to_what_the_version_is_of_is_no_change(team: Year, against: str | None) -> None:
+    team.train(SQL)
+    team.repo.commit("forgot the manifest")
+    assert codes(checked(team, against="HEAD~1")) == {SQL: ["VER003", "VER101"]}
+    team.repo.git("revert", "--no-edit", "HEAD")
+    assert codes(checked(team, against=against)) == {}
+
+
+def test_a_manifest_edited_by_hand_and_restored(team: Year) -> None:
+    record = team.record(SQL)
+    team.write(SQL, replace(record, tensors={}))
+    team.repo.commit("edited")
+    assert codes(checked(team, against="HEAD~1"))[SQL][0] == "VER003"
+    team.write(SQL, record)
+    team.repo.commit("restored")
+    assert codes(checked(team, against="HEAD~1")) == {}
+
+
+@pytest.mark.parametrize("version, found", [("1.0.1", ["VER102"]), ("1.1.0", []), ("0.9.0", ["VER103"])])
+def test_the_step_is_counted_from_what_the_version_was_of(team: Year, version: str, found: list[str]) -> None:
+    team.train(SQL, rank=8)
+    team.repo.commit("another rank, no manifest")
+    team.stamp(SQL, version)
+    team.repo.commit("the manifest")
+    assert codes(checked(team, against="HEAD~1")).get(SQL, []) == found
+
+
+def test_of_a_shallow_clone_only_new_parents_are_asked(team: Year, tmp_path: Path) -> None:
+    team.train(CHAT)
+    team.stamp(CHAT, "1.0.1", parents=(Parent("trained_from", "sql", team.record(SQL).content.digest, path=SQL),))
+    team.repo.commit("chat from sql")
+    team.train(SQL)
+    team.stamp(SQL, "1.0.1")
+    team.repo.commit("sql goes on")
+    team.train(CHAT)
+    team.stamp(CHAT, "1.0.2")
+    team.repo.commit("chat goes on")
+    clone = team.repo.clone(tmp_path / "shallow", depth=2)
+    found = checked(clone, against="HEAD~1")
+    assert (codes(found), found.exit_code) == ({}, 0)
+    assert "was not looked up" in next(a for a in found.adapters if a.path == CHAT).notes[0]
+    assert checked(clone).exit_code == 3
 
 
 # --- hostile repositories
@@ -594,3 +678,13 @@ def test_the_page_lists_every_code():
     page = (Path(__file__).parents[1] / "docs" / "check.md").read_text()
     rows = [line.split(" | ")[:3] for line in page.splitlines() if line.startswith("| VER")]
     assert rows == [[f"| {code.code}", code.severity, code.title] for code in CODES.values()]
+
+
+def test_a_repository_without_adapters_was_not_checked(tmp_path, monkeypatch):
+    isolate(monkeypatch, tmp_path)
+    repo = Repo(tmp_path / "repo")
+    repo.write("README.md", "nothing here")
+    repo.commit("no adapter")
+    monkeypatch.chdir(repo.folder)
+    found = version_check()
+    assert (found.exit_code, [failed.message for failed in found.failures]) == (3, ["no adapter in this repository"])

@@ -10,9 +10,9 @@ from adaptool.reports.sparkline import sparkline
 from adaptool.versioning.log_result import Entry, Log
 
 COLUMNS = (
-    Column("version", keep=9), Column("date", keep=4), Column("commit", keep=8), Column("author", elastic=True, keep=2),
-    Column("change", elastic=True, keep=7), Column("step", keep=6), Column("drift", right=True, keep=5),
-    Column("from first", right=True, keep=3), Column("findings", keep=8),
+    Column("version", keep=9), Column("tag", elastic=True, keep=1), Column("date", keep=7), Column("commit", keep=8),
+    Column("author", elastic=True, keep=4), Column("change", elastic=True, keep=7), Column("step", keep=3),
+    Column("drift", right=True, keep=6), Column("from first", right=True, keep=2), Column("findings", keep=8),
 )  # fmt: skip
 SPARK = 40
 MARGIN = 4
@@ -22,8 +22,8 @@ def log_report(log: Log, width: int, *, verbose: bool = False) -> list[Line]:
     """The lines of a log; ``verbose`` adds subjects and what was found."""
     lines: list[Line] = [(Span(visible(log.name), "title"), Span(f"  {visible(log.path)}, {_many(log)}", "dim")), BLANK]
     rows = [
-        [_versioned(entry), entry.date[:10], entry.commit[:8], entry.author, happened(entry), step(entry),
-         drifted(entry, entry.drift_previous), drifted(entry, entry.drift_first), codes(entry)]
+        [version(entry), ", ".join(entry.tags), entry.date[:10], entry.commit[:8], entry.author, happened(entry),
+         step(entry), drifted(entry, entry.drift_previous), drifted(entry, entry.drift_first), codes(entry)]
         for entry in log.entries
     ]  # fmt: skip
     drawn = table(COLUMNS, rows, width)
@@ -34,10 +34,6 @@ def log_report(log: Log, width: int, *, verbose: bool = False) -> list[Line]:
             lines += _details(entry, width)
     lines += _sparks(log)
     return lines
-
-
-def _versioned(entry: Entry) -> str:
-    return f"{version(entry)} ({', '.join(entry.tags)})" if entry.tags else version(entry)
 
 
 def _details(entry: Entry, width: int) -> Iterator[Line]:

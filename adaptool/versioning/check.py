@@ -75,7 +75,9 @@ def check(repository: Repository, options: Options | None = None) -> Check:
     results = tuple(judge(court, one) for one in _gathered(court, chosen, how.workers))
     missed = (Failed(path or ".", f"{path or '.'}: no adapter there, neither before nor now")
               for path in how.paths if not any(_below(pair, (path,)) for pair in both))  # fmt: skip
-    notes = (*ends.notes, *_cut_off(repository, how))
+    if not both and not how.paths:  # a gate before an empty checkout has not checked anything
+        missed = iter([Failed(".", "no adapter in this repository", "is the checkout sparse, or the wrong one?")])
+    notes = (*ends.notes, *_cut_off(repository, how), *(() if both or how.paths else _nothing(repository)))
     return Check(ends.after.label, how.against, ends.merge_base, results, tuple(missed), notes, how.fail_on)
 
 
@@ -165,6 +167,13 @@ def _name(kept: Kept) -> str:
         return kept.stated.name if kept.stated is not None else kept.folder.rpartition("/")[2]
     except AdaptoolError:
         return kept.folder.rpartition("/")[2]
+
+
+def _nothing(repository: Repository) -> Iterator[str]:
+    """That a gate with no adapter behind it kept nothing out."""
+    yield "no adapter is there: nothing was checked"
+    if (repository.folder / ".gitmodules").is_file():
+        yield "submodules are repositories of their own: check them from inside, each with its own versions"
 
 
 def _cut_off(repository: Repository, how: Options) -> Iterator[str]:
