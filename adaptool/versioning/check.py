@@ -73,10 +73,10 @@ def check(repository: Repository, options: Options | None = None) -> Check:
     chosen = [pair for pair in both if _below(pair, how.paths)]
     court = _court(repository, how, ends, chosen, Archive(repository, ends.head, ends.blobs))
     results = tuple(judge(court, one) for one in _gathered(court, chosen, how.workers))
-    missed = (Failed(path or ".", f"{path or '.'}: no adapter there, neither before nor now")
-              for path in how.paths if not any(_below(pair, (path,)) for pair in both))  # fmt: skip
+    missed = [Failed(path or ".", f"{path or '.'}: no adapter there, neither before nor now")
+              for path in how.paths if not any(_below(pair, (path,)) for pair in both)]  # fmt: skip
     if not both and not how.paths:  # a gate before an empty checkout has not checked anything
-        missed = iter([Failed(".", "no adapter in this repository", "is the checkout sparse, or the wrong one?")])
+        missed = [Failed(".", "no adapter in this repository", "is the checkout sparse, or the wrong one?")]
     notes = (*ends.notes, *_cut_off(repository, how), *(() if both or how.paths else _nothing(repository)))
     return Check(ends.after.label, how.against, ends.merge_base, results, tuple(missed), notes, how.fail_on)
 
