@@ -148,6 +148,13 @@ def test_no_such_adapter(team: Year) -> None:
 # --- what was there
 
 
+def test_before_the_first_commit(tmp_path: Path) -> None:
+    repo = Repo(tmp_path / "repo")
+    repo.adapter(SQL)
+    with pytest.raises(NotFoundError, match="no commit yet"):
+        history(repo)
+
+
 def test_commits_without_a_manifest(tmp_path: Path) -> None:
     year = Year(Repo(tmp_path / "old"))
     year.train(SQL)

@@ -78,6 +78,7 @@ def _chart(log: Log) -> Markup | None:
 def _row(entry: Entry) -> list[Cell | str]:
     found = codes(entry)
     style = {"ok": "good", "findings": "bad", "unchecked": "warn"}[entry.verdict]
+    style = "warn" if style == "good" and found else style
     told = "\n".join([*(f"{one.code} {one.message}" for one in entry.findings),
                       *(f"unchecked: {one.code} {one.reason}" for one in entry.unchecked)])  # fmt: skip
     why = elided("; ".join(entry.reasons), SENTENCE)

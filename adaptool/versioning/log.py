@@ -55,6 +55,8 @@ def log(
     """
     head = revision.partition("..")[2].lstrip(".") or (revision if ".." not in revision else "HEAD")
     commit = repository.commit(head)
+    if commit is None and head == "HEAD":
+        raise NotFoundError(f"{repository.folder}: no commit yet, so no history", hint="commit the adapter first")
     if commit is None:
         raise NotFetchedError(f"{head!r} names no commit of this repository", hint="git fetch --unshallow, or --tags")
     blobs = Blobs(repository)
