@@ -521,7 +521,7 @@ def test_a_manifest_edited_by_hand_and_restored(team: Year) -> None:
     assert codes(checked(team, against="HEAD~1")) == {}
 
 
-@pytest.mark.parametrize("version, found", [("1.0.1", ["VER102"]), ("1.1.0", []), ("0.9.0", ["VER103"])])
+@pytest.mark.parametrize(("version", "found"), [("1.0.1", ["VER102"]), ("1.1.0", []), ("0.9.0", ["VER103"])])
 def test_the_step_is_counted_from_what_the_version_was_of(team: Year, version: str, found: list[str]) -> None:
     team.train(SQL, rank=8)
     team.repo.commit("another rank, no manifest")

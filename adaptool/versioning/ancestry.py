@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from adaptool.versioning.findings import Finding, Unchecked, finding
@@ -25,8 +25,8 @@ class Note:
 Said = Finding | Unchecked | Note
 
 
-def parent_findings(family: Family, kept: Kept, stated: Record) -> Iterator[Said]:
-    """What is wrong with the parents in a manifest."""
+def parent_findings(family: Family, kept: Kept, stated: Record, known: Sequence[Parent] = ()) -> Iterator[Said]:
+    """What is wrong with the parents in a manifest; ``known``: those it named before, which are no part of a change."""
     for parent in stated.parents:
         named = f"{parent.relation} {parent.name}" + (f" {parent.version}" if parent.version else "")
         found = family.find(parent, kept.folder)
@@ -35,6 +35,8 @@ def parent_findings(family: Family, kept: Kept, stated: Record) -> Iterator[Said
                 continue
             case "changed":
                 yield finding("VER402", kept.path, f"{named}: {found.because}")
+            case "not fetched" if parent in known:
+                yield Note(f"{named} was not looked up, as the change did not touch it: {found.because}")
             case "not fetched":
                 yield Unchecked("VER401", f"{named}: not fetched: {found.because}")
             case _ if _is_outside(parent):

@@ -10,7 +10,7 @@ from adaptool.adapters.config import CONFIG_NAME
 from adaptool.comparing.adapters import compare_adapters
 from adaptool.comparing.level import level_of
 from adaptool.comparing.result import Level
-from adaptool.errors import AdaptoolError
+from adaptool.errors import AdaptoolError, NotFetchedError
 from adaptool.versioning.record import Record
 from adaptool.versioning.recording import contents_of_record
 from adaptool.versioning.sides import Kept
@@ -29,7 +29,7 @@ class Change:
     certain: bool = True
     """Whether content was compared, and not manifests alone: those cannot tell a re-factorised update from another."""
     lacks: str = ""
-    """Why the level is not known."""
+    """What is not fetched, where that is why content was not compared."""
     relative: float | None = None
     """‖ΔW′ − ΔW‖ / ‖ΔW‖ where the content of two LoRAs was compared."""
 
@@ -43,15 +43,15 @@ def change_between(before: Kept, after: Kept, contents: tuple[Record | None, Rec
     if old is not None and new is not None and _same(old, new):
         return _metadata(before, after)
     compared = _compared(before, after)
-    if compared is None and (old is None or new is None):
+    if isinstance(compared, str) and (old is None or new is None):
         lacking = "what it was" if old is None else "what it is"
         return Change(UNKNOWN, None, (), certain=False, lacks=f"not fetched: {lacking} cannot be compared")
     if old is None or new is None:
-        assert compared is not None
+        assert isinstance(compared, Change)
         return compared
     level, reasons = level_of(contents_of_record(old), contents_of_record(new), equal=None)
-    if compared is None:
-        return Change(_told(level, reasons), level, reasons, certain=False)
+    if isinstance(compared, str):
+        return Change(_told(level, reasons), level, reasons, certain=False, lacks=compared)
     if compared.level == "none" and level != "patch":  # what a manifest says beside the content: parents, a pinned base
         return replace(compared, level=level, reasons=reasons)
     return compared if level in ("none", "patch") else replace(compared, level=level, reasons=reasons)
@@ -67,14 +67,16 @@ def _parents(record: Record) -> frozenset[tuple[str, str]]:
     return frozenset((parent.relation, parent.name) for parent in record.parents)
 
 
-def _compared(before: Kept, after: Kept) -> Change | None:
-    """The two adapters themselves compared, None where one of them is not here or cannot be read."""
+def _compared(before: Kept, after: Kept) -> Change | str:
+    """The two adapters themselves compared; else what is not fetched, "" where one of them cannot be read."""
     try:
         with before.opened() as one, after.opened() as two:
             found = compare_adapters(open_adapter(one), open_adapter(two))
             return Change(found.verdict, found.level, found.reasons, relative=found.relative)
+    except NotFetchedError as error:
+        return error.message
     except AdaptoolError:
-        return None
+        return ""
 
 
 def _metadata(before: Kept, after: Kept) -> Change:

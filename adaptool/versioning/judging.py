@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from adaptool.comparing.result import Level
-from adaptool.errors import AdaptoolError, GitError
+from adaptool.errors import AdaptoolError, GitError, NotFetchedError
 from adaptool.git.repository import Repository
 from adaptool.versioning.ancestry import Note, Said, parent_findings
 from adaptool.versioning.bases import base_findings
@@ -21,7 +20,7 @@ from adaptool.versioning.pairing import Pair
 from adaptool.versioning.reading import Reading, read
 from adaptool.versioning.record import Record
 from adaptool.versioning.sides import Kept, Side, commit_side
-from adaptool.versioning.steps import Elsewhere, along, beside, merged, since
+from adaptool.versioning.steps import Compared, Elsewhere, along, beside, merged, since, since_named
 from adaptool.versioning.tagged import Tags
 from adaptool.versions import MANIFEST_NAME
 
@@ -132,17 +131,22 @@ def _said(court: Court, evidence: Evidence) -> Iterator[Said]:
     kept = pair.after
     if not pair.unchanged or court.unchanged_too:
         yield from base_findings(kept, here.stated)
-        yield from parent_findings(court.family, kept, here.stated)
+        known = was.stated.parents if was.stated is not None and not court.unchanged_too else ()
+        yield from parent_findings(court.family, kept, here.stated, known)
     yield from _steps(court, evidence)
     compared = [version for one in (was.stated,) if one is not None and (version := one.semver) is not None]
     level = partial(_level, court, kept, here)
-    yield from court.tags.findings(kept.folder, kept.path, here, compared, level)
+    for found in court.tags.findings(kept.folder, kept.path, here, compared, level):
+        if isinstance(found, Finding) or not _disagrees(here):
+            yield found
 
 
 def _steps(court: Court, evidence: Evidence) -> Iterator[Finding | Unchecked]:
     """The version against all that it can be compared with, each step told once."""
     seen: set[str] = set()
     for found in _all_steps(court, evidence):
+        if isinstance(found, Unchecked) and _disagrees(evidence.here):  # which explains what cannot be told behind it
+            continue
         if found.code not in seen:
             seen.add(found.code)
             yield found
@@ -153,8 +157,11 @@ def _all_steps(court: Court, evidence: Evidence) -> Iterator[Finding | Unchecked
     before = None
     if was.stated is not None and court.before is not None and not pair.unchanged:
         before = Elsewhere(court.before.label, was.stated)
-        stale = any(found.code == "VER003" for found in was.findings)
-        yield from since(kept.path, here, before, stale, evidence.change)
+        if _disagrees(was):
+            named = tuple(_named(court, pair.before or kept, kept, here))
+            yield from since_named(kept.path, here, before, evidence.change, named)
+        else:
+            yield from since(kept.path, here, before, evidence.change)
     if court.there is not None and not pair.unchanged:
         there = _elsewhere(court, court.there, kept, here, pair.before)
         if there is not None:
@@ -164,6 +171,11 @@ def _all_steps(court: Court, evidence: Evidence) -> Iterator[Finding | Unchecked
     yield from merged(kept.path, here, others, base.version if base is not None else None)
     if before is None and (not pair.unchanged or court.unchanged_too):
         yield from along(kept.path, here, _pasts(court, kept, here))
+
+
+def _disagrees(reading: Reading) -> bool:
+    """Whether its manifest is of other content than lies there."""
+    return any(found.code == "VER003" for found in reading.findings)
 
 
 def _elsewhere(court: Court, side: Side, kept: Kept, here: Reading, before: Kept | None) -> Elsewhere | None:
@@ -187,19 +199,37 @@ def _pasts(court: Court, kept: Kept, here: Reading) -> Iterator[Elsewhere]:
             yield Elsewhere(past.commit[:10], record, partial(_level, court, kept, here, past.commit, record))
 
 
-def _level(court: Court, kept: Kept, here: Reading, commit: str, record: Record) -> Level | None:
-    """What lies between the adapter at a commit of the history and here."""
+def _named(court: Court, before: Kept, kept: Kept, here: Reading) -> Iterator[Elsewhere]:
+    """The manifests an adapter had up to where a change began, the newest first; each with what it was written for."""
     try:
-        other = court.side(commit).adapters.get(kept.folder)
-    except GitError:
+        pasts = court.archive.of_revision(before.side.commit or "HEAD").of(before.folder)
+    except GitError:  # a clone without trees
+        return
+    for past in pasts:
+        record = court.archive.record(past.oid)
+        if record is not None:
+            level = partial(_level, court, kept, here, past.commit, record, folder=before.folder)
+            yield Elsewhere(past.commit[:10], record, level)
+
+
+def _level(court: Court, kept: Kept, here: Reading, commit: str, record: Record, folder: str | None = None) -> Compared:
+    """What lies between the adapter at a commit of the history, where its manifest is of its content, and here."""
+    try:
+        other = court.side(commit).adapters.get(kept.folder if folder is None else folder)
+        if other is None or other.actual.content != record.content:
+            return None
+    except NotFetchedError:
+        return "not fetched"
+    except AdaptoolError:
         return None
-    return None if other is None else _level_between(other, kept, record, here)
+    return _level_between(other, kept, record, here)
 
 
-def _level_between(other: Kept, kept: Kept, record: Record, here: Reading) -> Level | None:
+def _level_between(other: Kept, kept: Kept, record: Record, here: Reading) -> Compared:
     if other.unchanged(kept):
         return "none"
-    return change_between(other, kept, (record, here.content)).level
+    change = change_between(other, kept, (record, here.content))
+    return "not fetched" if change.lacks else change.level
 
 
 def _stated(kept: Kept) -> Record | None:

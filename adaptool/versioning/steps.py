@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from adaptool.comparing.level import level_of
 from adaptool.comparing.result import Level
@@ -14,6 +15,9 @@ from adaptool.versioning.record import Record
 from adaptool.versioning.recording import contents_of_record
 from adaptool.versioning.semver import Version
 
+Compared = Level | Literal["not fetched"] | None
+"""What lies between two contents, by their weights; None where those tell no more than two manifests."""
+
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
@@ -21,19 +25,23 @@ class Elsewhere:
 
     label: str
     record: Record
-    level: Callable[[], Level | None] = lambda: None
-    """What lies between it and here, where the content of both tells more than the manifests; None: it does not."""
+    level: Callable[[], Compared] = lambda: None
+    """What lies between it and here."""
 
     @property
     def version(self) -> Version | None:
         """Its version, where it is one."""
         return self.record.semver
 
-    def differs(self, now: Record) -> bool:
-        """Whether its content is another."""
+    def between(self, now: Record) -> Level | None:
+        """What lies between its content and another; None where only weights that are not fetched could tell."""
         if self.record.content.digest == now.content.digest and self.record.base == now.base:
-            return False
-        return (self.level() or level_between_records(self.record, now)) != "none"
+            return "none"
+        found = self.level()
+        if found is not None and found != "not fetched":
+            return found
+        level = level_between_records(self.record, now)
+        return None if found is not None and _needs_weights(level, self.record, now) else level
 
 
 def level_between_records(before: Record, after: Record) -> Level:
@@ -41,28 +49,32 @@ def level_between_records(before: Record, after: Record) -> Level:
     return level_of(contents_of_record(before), contents_of_record(after), equal=None)[0]
 
 
-def since(path: str, here: Reading, before: Elsewhere, stale: bool, change: Change) -> Iterator[Finding | Unchecked]:
-    """The version against the one a change began at; ``stale``: that one's manifest was not of its content."""
+def _needs_weights(level: Level | None, before: Record, now: Record) -> bool:
+    """Whether manifests leave it open: other tensors may be the same updates, factorised or saved in another way."""
+    return level == "patch" and before.tensors != now.tensors
+
+
+def lacking(code: str, version: Version, where: str, why: str = "") -> Unchecked:
+    """That one version has two contents, of which only the weights could tell whether they are the same updates."""
+    told = f"not fetched: {version} has other weights in {where}, and only they can tell whether every ΔW is the same"
+    return Unchecked(code, f"{told} ({why})" if why else told)
+
+
+def since(path: str, here: Reading, before: Elsewhere, change: Change) -> Iterator[Finding | Unchecked]:
+    """The version against the one a change began at, whose manifest was of its content."""
     stated, now, was = here.stated, _version(here), before.version
     if stated is None or now is None or was is None:
         return
     if now < was:
         yield _backwards(path, was, now, before.label)
-        return
-    if change.level is None:
-        if any(found.code == "VER003" for found in here.findings):  # which explains what cannot be told behind it
-            return
+    elif change.level is None:
         if now.rank == was.rank or not was.suffices("major", now):
             yield Unchecked("VER101", change.lacks)
-        return
-    if now.rank == was.rank:
-        if change.level != "none":
+    elif now.rank == was.rank:
+        if change.lacks and _needs_weights(change.level, before.record, here.content or stated):
+            yield lacking("VER101", was, before.label, change.lacks)
+        elif change.level != "none":
             yield _unbumped(path, was, before.label, change, change.level)
-        elif stale and before.differs(stated):
-            told = (
-                f"{was} was recorded for other content in {before.label}, and is recorded anew under the same version"
-            )
-            yield finding("VER101", path, told, fix=_to(was.bumped("patch")))
     elif not was.suffices(change.level, now):
         asked = was.bumped(change.level)
         why = f": {change.reasons[0]}" if change.reasons else ""
@@ -72,14 +84,48 @@ def since(path: str, here: Reading, before: Elsewhere, stale: bool, change: Chan
         )  # fmt: skip
 
 
-def beside(path: str, here: Reading, before: Elsewhere | None, there: Elsewhere) -> Iterator[Finding]:
+def since_named(
+    path: str, here: Reading, before: Elsewhere, change: Change, named: Sequence[Elsewhere]
+) -> Iterator[Finding | Unchecked]:
+    """The version where a change began beside content that was not its version's: what counts is what that named.
+
+    ``named``: the manifests up to there, the newest first, each with the content it was written for.
+    """
+    content, now, was = here.content, _version(here), before.version
+    if content is None or now is None or was is None or any(found.code == "VER003" for found in here.findings):
+        yield from since(path, here, before, change)
+        return
+    if now < was:
+        yield _backwards(path, was, now, before.label)
+        return
+    known = [one for one in named if one.version is not None and one.version.rank == was.rank] or [before]
+    if now.rank == was.rank:
+        levels = {one.between(content) for one in known}
+        if "none" in levels:
+            return
+        if None in levels:
+            yield lacking("VER101", was, before.label)
+            return
+        told = f"{was} was recorded for other content in {before.label}, and is recorded anew under the same version"
+        yield finding("VER101", path, told, fix=_to(was.bumped("patch")))
+        return
+    level = known[0].between(content)
+    if level is not None and not was.suffices(level, now):
+        told = f"{was} → {now} is too small a step for a {level} change from what {was} was recorded for"
+        yield finding("VER102", path, told, fix=_to(was.bumped(level)))
+
+
+def beside(path: str, here: Reading, before: Elsewhere | None, there: Elsewhere) -> Iterator[Finding | Unchecked]:
     """The version against that of the branch compared with, which went on since the change began."""
     now, their, was = _version(here), there.version, before.version if before else None
     content = here.content or here.stated
     if content is None or now is None or their is None or (was is not None and their.rank == was.rank):
         return
     if now.rank == their.rank:
-        if there.differs(content):
+        level = there.between(content)
+        if level is None:
+            yield lacking("VER104", their, there.label)
+        elif level != "none":
             told = f"{there.label} has a {their} already, with other content"
             yield finding("VER104", path, told, fix=_to(their.bumped("patch")))
     elif now < their and (was is None or now >= was):
@@ -87,19 +133,26 @@ def beside(path: str, here: Reading, before: Elsewhere | None, there: Elsewhere)
         yield finding("VER103", path, told, fix=_to(their.bumped("patch")))
 
 
-def merged(path: str, here: Reading, parents: Sequence[Elsewhere], base: Version | None) -> Iterator[Finding]:
+def merged(
+    path: str, here: Reading, parents: Sequence[Elsewhere], base: Version | None
+) -> Iterator[Finding | Unchecked]:
     """In a merge: whether a side had the version for another content, which was no version before they parted."""
     now, content = _version(here), here.content or here.stated
     if now is None or content is None or (base is not None and base.rank == now.rank):
         return
     for parent in parents:
-        if parent.version is not None and parent.version.rank == now.rank and parent.differs(content):
+        if parent.version is None or parent.version.rank != now.rank:
+            continue
+        level = parent.between(content)
+        if level is None:
+            yield lacking("VER104", now, parent.label)
+        elif level != "none":
             told = f"{parent.label}, which was merged here, has a {now} with other content"
             yield finding("VER104", path, told, fix=_to(now.bumped("patch")))
             return
 
 
-def along(path: str, here: Reading, pasts: Iterator[Elsewhere]) -> Iterator[Finding]:
+def along(path: str, here: Reading, pasts: Iterator[Elsewhere]) -> Iterator[Finding | Unchecked]:
     """The version against the manifests it had before, the newest first: up to the one this version replaced."""
     stated, now = here.stated, _version(here)
     content = here.content or stated
@@ -110,7 +163,11 @@ def along(path: str, here: Reading, pasts: Iterator[Elsewhere]) -> Iterator[Find
         if was is None:
             continue
         if was.rank == now.rank:
-            if past.differs(content):
+            between = past.between(content)
+            if between is None:
+                yield lacking("VER101", now, past.label)
+                return
+            if between != "none":
                 told = f"{now} was another content in {past.label}"
                 yield finding("VER101", path, told, fix=_to(now.bumped("patch")))
                 return
@@ -138,8 +195,7 @@ def _backwards(path: str, was: Version, now: Version, where: str) -> Finding:
 
 def _unbumped(path: str, was: Version, where: str, change: Change, level: Level) -> Finding:
     why = f": {'; '.join(change.reasons[:2])}" if change.reasons else ""
-    unsure = "" if change.certain else " (by the manifests; where every ΔW is the same, fetch the content to show it)"
-    told = f"still {was}, as in {where}, but the change asks for {level}{why}{unsure}"
+    told = f"still {was}, as in {where}, but the change asks for {level}{why}"
     return finding("VER101", path, told, fix=_to(was.bumped(level)))
 
 

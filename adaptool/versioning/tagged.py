@@ -12,17 +12,17 @@ from adaptool.errors import UsageError
 from adaptool.git.process import failure
 from adaptool.git.remotes import ask_remote
 from adaptool.git.repository import Repository, Tag
-from adaptool.versioning.findings import Finding, Severity, finding
+from adaptool.versioning.findings import Finding, Severity, Unchecked, finding
 from adaptool.versioning.history import Archive
 from adaptool.versioning.reading import Reading
 from adaptool.versioning.record import Record
 from adaptool.versioning.semver import Version
-from adaptool.versioning.steps import Elsewhere
+from adaptool.versioning.steps import Compared, Elsewhere, lacking
 from adaptool.versioning.tags import digest_in, tags_of
 from adaptool.versions import MANIFEST_NAME
 
-LevelAt = Callable[[str, Record], Level | None]
-"""What lies between an adapter at a commit, which has that record there, and here; None where it cannot be told."""
+LevelAt = Callable[[str, Record], Compared]
+"""What lies between an adapter at a commit, which has that record there, and here."""
 
 REMOTE_TAG = re.compile(rb"([0-9a-f]{40,64})\trefs/tags/(.+?)(\^\{\})?")
 
@@ -47,7 +47,7 @@ class Tags:
 
     def findings(
         self, folder: str, path: str, here: Reading, compared: Sequence[Version], level: LevelAt
-    ) -> Iterator[Finding]:
+    ) -> Iterator[Finding | Unchecked]:
         """What is wrong with an adapter's tags; ``compared``: the versions the change is between."""
         now = here.stated.semver if here.stated is not None else None
         ranks = {version.rank for version in (*compared, *([now] if now else []))}
@@ -60,7 +60,9 @@ class Tags:
             concerned = own or self.new is None or tag.name in self.new
             severity: Severity = "error" if concerned else "warning"
             said, fix = self._wrong(folder, version, tag, here, now, level)
-            if said:
+            if said is None:
+                yield lacking("VER201", version, f"the tag {tag.name}")
+            elif said:
                 yield finding("VER201", path, said, severity=severity, fix=fix)
             elsewhere = self.remote.get(tag.name)
             if elsewhere is not None and elsewhere != tag.commit:
@@ -71,8 +73,8 @@ class Tags:
 
     def _wrong(
         self, folder: str, version: Version, tag: Tag, here: Reading, now: Version | None, level: LevelAt
-    ) -> tuple[str, str]:
-        """What is wrong with a tag and, where it is not the usual, what to do; "" where nothing is."""
+    ) -> tuple[str | None, str]:
+        """What is wrong with a tag, and what to do where it is not the usual; "" is nothing, None: not fetched."""
         oid = self.places.get((tag.commit, folder))
         record = self.archive.record(oid) if oid is not None else None
         promised = digest_in(tag)
@@ -85,16 +87,20 @@ class Tags:
             return f"the tag {tag.name} leads to {tag.commit[:10]}, which has the version {record.version[:40]}", ""
         if promised is not None and promised != record.content.digest:
             return f"the tag {tag.name} was made for other content than {tag.commit[:10]} has", ""
-        if now is not None and now.rank == version.rank and _other(tag, record, here, level):
+        between = _between(tag, record, here, level) if now is not None and now.rank == version.rank else "none"
+        if between is None:
+            return None, ""
+        if between != "none":
             said = f"the tag {tag.name} leads to a {version} with other content than this one"
             return said, "adaptool version bump {path}, or put the tag back where it was"
         return "", ""
 
 
-def _other(tag: Tag, record: Record, here: Reading, level: LevelAt) -> bool:
-    """Whether the content a tag leads to is another than here."""
+def _between(tag: Tag, record: Record, here: Reading, level: LevelAt) -> Level | None:
+    """What lies between the content of a tag and this; None where only weights that are not fetched could tell."""
     content = here.content or here.stated
-    return content is not None and Elsewhere(tag.name, record, lambda: level(tag.commit, record)).differs(content)
+    there = Elsewhere(tag.name, record, lambda: level(tag.commit, record))
+    return "none" if content is None else there.between(content)
 
 
 def tags_for(
