@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from making_git import isolate, save_adapter
+from making_git import Repo, isolate, save_adapter
 
 from adaptool.cli.main import main
+from adaptool.errors import GitError
+from adaptool.versioning.check_result import Check
+from adaptool.versioning.gate import version_check
 
+WEIGHTS = "adapter_model.safetensors"
 A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{half}.weight" for half in "AB")
 
 
@@ -31,7 +35,7 @@ def empty_tensors(folder: Path, shapes: dict[str, list[int]]) -> Path:
     save_adapter(folder)
     header = {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
     text = json.dumps(header).encode()
-    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
+    (folder / WEIGHTS).write_bytes(struct.pack("<Q", len(text)) + text)
     return folder
 
 
@@ -59,3 +63,83 @@ def test_the_type_in_a_manifest_is_not_shown_raw(tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     main(["version", "show", "x"])
     assert not set(capsys.readouterr().out) & set("\x1b\u202e\r")
+
+
+# --- what Git holds
+
+
+@pytest.fixture
+def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Repo:
+    """Two adapters with versions on main, nl changed on the branch that is checked out; its root is the folder."""
+    made = Repo(tmp_path / "repo")
+    monkeypatch.chdir(made.folder)
+    made.adapter("a/sql", seed=1)
+    made.adapter("a/nl", seed=2)
+    assert main(["version", "init", "a", "--base-revision", "0" * 40]) == 0
+    made.commit()
+    made.branch("work")
+    made.adapter("a/nl", seed=3)
+    assert main(["version", "bump", "a"]) == 0
+    made.commit()
+    capsys.readouterr()
+    return made
+
+
+def codes(check: Check, path: str) -> set[str]:
+    return {found.code for one in check.adapters if one.path == path for found in one.findings}
+
+
+@pytest.mark.parametrize("bit", ["--assume-unchanged", "--skip-worktree"])
+@pytest.mark.parametrize("against", [None, "main"])
+def test_git_told_not_to_look_does_not_hide_a_change(repo: Repo, bit: str, against: str | None) -> None:
+    repo.git("update-index", bit, f"a/sql/{WEIGHTS}")
+    repo.adapter("a/sql", seed=9)
+    assert codes(version_check(against=against), "a/sql") == {"VER003", "VER101"}
+
+
+def test_files_that_are_not_checked_out_are_unchanged(repo: Repo) -> None:
+    repo.git("sparse-checkout", "set", "--no-cone", "a/nl")
+    assert not (repo.folder / "a" / "sql").exists()
+    assert [one.verdict for one in version_check(against="main").adapters] == ["ok", "ok"]
+
+
+def test_a_tag_of_a_tag_is_one_that_can_move_too(repo: Repo) -> None:
+    repo.tag("inner", "inner")
+    repo.tag("sql-v7.0.0", "outer", "inner")
+    assert codes(version_check(), "a/sql") == {"VER201"}
+
+
+@pytest.mark.parametrize("name", ["adaptool.json", "adapter_config.json", WEIGHTS])
+@pytest.mark.parametrize("at", [None, "HEAD"])
+def test_a_link_to_no_possible_name_is_a_finding_of_its_adapter(repo: Repo, name: str, at: str | None) -> None:
+    (repo.folder / "a" / "sql" / name).unlink()
+    (repo.folder / "a" / "sql" / name).symlink_to("x" * 2000)
+    repo.commit()
+    checked = version_check(at=at)
+    assert {one.path: one.verdict == "ok" for one in checked.adapters} == {"a/nl": True, "a/sql": False}
+
+
+def test_a_manifest_too_large_is_a_finding_of_its_adapter(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaptool.versioning.sides.LARGEST_MANIFEST", 4096)
+    manifest = repo.folder / "a" / "sql" / "adaptool.json"
+    manifest.write_text(manifest.read_text(encoding="utf-8") + " " * 5000, encoding="utf-8")
+    repo.commit()
+    for at in (None, "HEAD"):
+        checked = version_check(at=at)
+        assert (codes(checked, "a/sql"), codes(checked, "a/nl")) == ({"VER002"}, set())
+
+
+@pytest.mark.parametrize("config", ["[core\n", "[core]\nrepositoryformatversion = 9\n"])
+def test_a_repository_that_git_cannot_read_is_not_called_none(
+    repo: Repo, config: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (repo.folder / ".git" / "config").write_text(config, encoding="utf-8")
+    for command in (["version", "check"], ["version", "bump", "a"], ["diff", "HEAD~1:a/sql", "a/sql"]):
+        assert main(command) == 3
+        assert "error: git rev-parse: " in capsys.readouterr().err
+
+
+def test_without_git_that_is_said(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(repo.folder))
+    with pytest.raises(GitError, match="git is not installed"):
+        version_check()

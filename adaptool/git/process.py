@@ -118,4 +118,6 @@ def _scratch(objects: Path, form: str) -> TemporaryDirectory[str]:
 def _words(stderr: bytes) -> str:
     lines = stderr.decode("utf-8", "replace").strip().splitlines()
     said = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines or ["it failed and said nothing"]
-    return said[0].removeprefix("fatal: ").removeprefix("error: ")
+    first = said[0].removeprefix("fatal: ").removeprefix("error: ")
+    below = lines[lines.index(said[0]) + 1 :][:1] if said[0] in lines and first.endswith(":") else []
+    return " ".join((first, *(line.strip() for line in below)))

@@ -7,6 +7,8 @@ object formats); ``docs/decisions/0009-git.md`` weighs it. ``process.py`` says w
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +20,8 @@ from adaptool.git.process import STATE, Done, failure, objects_alone, run_git, s
 from adaptool.git.reader import OID, Reader, not_here
 
 Kind = Literal["commit", "tree", "blob"]
+
+IN_NONE = re.compile(r"not a git repository|git is not installed|git cannot be started")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +169,14 @@ class Repository:
         told = self.run("for-each-ref", f"--format={form}", "refs/tags").decode("utf-8", "replace")
         rows = (row.lstrip("\n").split("\0") for row in told.split("\0\1\n"))
         return tuple(
-            Tag(name, inner or oid, kind == "tag", text if kind == "tag" else "")
+            Tag(name, commit, kind == "tag", text if kind == "tag" else "")
             for name, oid, kind, inner, inner_kind, text, *_ in (row for row in rows if len(row) > 5)
-            if "commit" in (kind, inner_kind)
+            if (commit := self._tagged(inner or oid, inner_kind or kind)) is not None
         )
+
+    def _tagged(self, oid: str, kind: str) -> str | None:
+        """The commit that a tag's object is or, through tags of tags, leads to."""
+        return oid if kind == "commit" else self.commit(oid) if kind == "tag" else None
 
     def read(self, oid: str, limit: int) -> bytes:
         """A blob, if it is no larger than ``limit`` bytes. Raises NotFetchedError where this clone lacks it."""
@@ -227,7 +235,10 @@ def differences(raw: bytes) -> Mapping[str, tuple[Blob | None, Blob | None]]:
 
 
 def find_repository(path: Path) -> Repository | None:
-    """The repository that ``path`` (a file or folder, existing or not) lies in; None where there is none, or no git."""
+    """The repository that ``path`` (a file or folder, existing or not) lies in; None where there is none, or no git.
+
+    Raises GitError where git refuses the one there is: a broken config, a format it does not know, another's.
+    """
     folder = path.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -239,12 +250,16 @@ def find_repository(path: Path) -> Repository | None:
     except GitError as error:
         if "dubious ownership" in error.message:  # git trusts only repositories of the user's own
             raise GitError(error.message, hint=f"git config --global --add safe.directory {folder}") from None
-        return None
+        if IN_NONE.search(error.message):
+            return None
+        raise  # a repository that git cannot read is not none
 
 
 def repository_of(path: Path) -> Repository:
     """The same, or a worded error."""
     found = find_repository(path)
+    if found is None and shutil.which("git") is None:
+        raise GitError("git is not installed", hint="install it: this needs the git command")
     if found is None:
         raise NotFoundError(f"{path}: not in a Git repository", hint="run it inside a clone, or: git init")
     return found

@@ -35,6 +35,12 @@ def changed_here(repository: Repository, before: str) -> Mapping[str, tuple[Blob
         return {path: sides for path, sides in listed.items() if not _same_content(repository, reader, *sides)}
 
 
+def unwatched(repository: Repository) -> tuple[str, ...]:
+    """Files whose changes git was told not to look for (assume-unchanged, skip-worktree), here or not."""
+    listed = (row.partition(b" ") for row in repository.run("ls-files", "-v", "-z").split(b"\0"))
+    return tuple(os.fsdecode(path) for tag, _, path in listed if path and (tag.islower() or tag == b"S"))
+
+
 def _without_filters(repository: Repository) -> dict[str, str]:
     """Variables that give every filter of the repository's settings an empty command."""
     listed = repository.run("config", "--name-only", "-z", "--get-regexp", r"^filter\.", okay=(0, 1))

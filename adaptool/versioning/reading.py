@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.errors import AdaptoolError, FormatError, GitError, NotFetchedError
+from adaptool.errors import AdaptoolError, GitError, NotFetchedError
 from adaptool.summary.beside import kind_of
 from adaptool.versioning.findings import Finding, Unchecked, finding
 from adaptool.versioning.record import Record
@@ -43,7 +43,7 @@ def read(kept: Kept, *, versioned: bool) -> Reading:
         stated = kept.stated
     except NotFetchedError as error:
         return Reading(None, None, (), (Unchecked("VER002", f"not fetched: {error.message}"),))
-    except FormatError as error:
+    except AdaptoolError as error:
         if error.defect != "other-kind":
             found = finding("VER002", kept.path, error.message, fix=error.hint or "")
             return Reading(None, _actual(kept), (found,), ())

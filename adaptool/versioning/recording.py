@@ -79,11 +79,18 @@ def _is_commit(revision: str | None) -> bool:
 
 def shipped_in(folder: Path) -> tuple[str, ...]:
     """The names of the files that a record lists, in order."""
-    names = [child.name for child in folder.iterdir() if child.is_file()]
+    names = [child.name for child in folder.iterdir() if _is_file(child)]
     inner = folder / TEMPLATES
     if inner.is_dir():
-        names += [f"{TEMPLATES}{child.name}" for child in inner.iterdir() if child.is_file()]
+        names += [f"{TEMPLATES}{child.name}" for child in inner.iterdir() if _is_file(child)]
     return tuple(shipped(names))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a link to a name that no file system can have
+        return False
 
 
 def shipped(names: Iterable[str]) -> list[str]:

@@ -19,6 +19,7 @@ from adaptool.errors import AdaptoolError, FormatError, NotFetchedError
 from adaptool.git.lfs import LfsStore, not_fetched
 from adaptool.git.repository import Blob, Repository
 from adaptool.git.trees import LINK, SUBMODULE, adapters_in_tree
+from adaptool.git.working import unwatched
 from adaptool.tensors.files import open_file
 from adaptool.tensors.pointers import LARGEST, Pointer, parse_pointer
 from adaptool.versioning.blobs import Blobs
@@ -93,7 +94,7 @@ class Side:
         if self.commit is not None:
             return None
         path = self.repository.folder / blob.path
-        return path if path.is_file() and not path.is_symlink() else None
+        return path if not path.is_symlink() and path.is_file() else None
 
     def pointer(self, blob: Blob) -> Pointer | None:
         """The pointer kept in place of the file, None where the file itself is kept."""
@@ -269,6 +270,10 @@ def working_side(repository: Repository, blobs: Blobs | None = None) -> Side:
             tree.pop(path, None)
         else:
             tree[path] = after
+    for path in unwatched(repository):
+        place = repository.folder / path
+        if path in tree and os.path.lexists(place):
+            tree[path] = Blob(path, "0" * 40, LINK if place.is_symlink() else "100644")
     for path in repository.untracked():
         if path.endswith("/"):  # another repository, which is not this one's
             continue
