@@ -298,11 +298,12 @@ def test_patches_carry_the_bytes_and_not_the_text(repo):
     assert "GIT binary patch" in repo.git("format-patch", "--stdout", "--binary", "HEAD~2..HEAD~1")
 
 
-def test_what_was_told_once_is_not_told_again(repo, installed, tmp_path):
+def test_looking_writes_nothing(repo, installed):
     set_up(repo)
-    first = repo.git("diff", "v1.0.0", "HEAD")
-    installed.write_text("#!/bin/sh\nexit 1\n")
-    assert first == repo.git("diff", "v1.0.0", "HEAD")
+    references = repo.git("for-each-ref")
+    assert "self_attn.q_proj" in repo.git("diff", "v1.0.0", "HEAD")
+    assert "self_attn.q_proj" in repo.git("log", "-p")
+    assert repo.git("for-each-ref") == references
 
 
 @needs_lfs
@@ -417,7 +418,7 @@ def test_setup_twice_and_undone(repo, capsys):
     assert "commit .gitattributes" in hint
     assert run(capsys)[0] == "everything is set up already\n"
     assert repo.git("config", "diff.adaptool.textconv") == "adaptool git textconv"
-    assert repo.git("config", "diff.adaptool.cachetextconv") == "true"
+    assert repo.git("config", "diff.adaptool.cachetextconv") == "false"
     run(capsys, "--undo")
     assert not (repo.folder / ".gitattributes").exists()
     assert repo.git("config", "--get-regexp", "adaptool", okay=(1,)) == ""

@@ -83,7 +83,7 @@ def plan_setup(path: Path, *, scope: Scope = "local", lfs: bool | None = None, u
     plain = () if scope == "global" or undo else _plain(repository)
     kept = (installed and used and not plain) if lfs is None else lfs
     after = without_driver(before) if undo else with_driver(before, lfs=kept)
-    wanted: Mapping[str, str | None] = _driver(cached=not (kept or used))
+    wanted: Mapping[str, str | None] = _driver()
     wanted = {key: None if undo else value for key, value in wanted.items()}
     settings = tuple(Setting(key, _setting(repository, scope, key), value) for key, value in wanted.items())
     bare = scope == "local" and not undo and repository.run("config", "filter.lfs.clean", okay=(0, 1)) == b""
@@ -128,12 +128,13 @@ def command() -> str:
     return "adaptool"
 
 
-def _driver(*, cached: bool) -> dict[str, str | None]:
-    """The driver's settings. Texts are cached, but not of LFS files: a pointer's text would outlive its fetching."""
+def _driver() -> dict[str, str | None]:
+    """The driver's settings. Texts are not cached: Git keeps them as commits in refs/notes, which no reader expects of
+    looking at a diff, and an old text would outlive a pointer's fetching and adaptool's next version."""
     program = command()
     return {
         f"diff.{DRIVER}.textconv": f"{program} git textconv",
-        f"diff.{DRIVER}.cachetextconv": "true" if cached else "false",
+        f"diff.{DRIVER}.cachetextconv": "false",
         f"diff.{DRIVER}.binary": "true",
         f"diff.{DRIVER}.xfuncname": r"^\[.*\]$",
         f"difftool.{DRIVER}.cmd": f'{program} git difftool "$LOCAL" "$REMOTE" "$MERGED"',

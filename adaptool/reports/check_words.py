@@ -55,7 +55,7 @@ def outcome(adapter: AdapterCheck) -> str:
 def total(check: Check) -> str:
     """All of it in one sentence."""
     many = len(check.adapters)
-    found = counted([finding for adapter in check.adapters for finding in adapter.findings]) or "nothing found"
+    found = counted([finding for adapter in check.adapters for finding in adapter.findings]) or "no findings"
     unchecked = sum(adapter.verdict == "unchecked" for adapter in check.adapters) + len(check.failures)
     unchanged = sum(adapter.state == "unchanged" for adapter in check.adapters)
     parts = [f"{many} adapter{'s' * (many != 1)}"]
