@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making_git import Repo, isolate
+from making_git import Repo, isolate, random_factors, save_adapter
 
 from adaptool.adapters.adapter import open_adapter
 from adaptool.api import diff
@@ -130,6 +130,47 @@ def test_a_revision_beside_a_path_is_that_place_then(tmp_path, monkeypatch):
     assert (there.verdict, there.because) == ("re-scaled", "ΔW is 2 × what it was, everywhere")
     assert (back.verdict, back.because) == ("re-scaled", "ΔW is 0.5 × what it was, everywhere")
     assert (there.before.given, there.after.given) == ("v1.0.0", "adapters/two")
+
+
+def _saved(folder, tensors, **config):
+    random = np.random.default_rng(1)
+    return save_adapter(
+        folder,
+        tensors={f"base_model.model.{name}": random.normal(size=shape) for name, shape in tensors.items()},
+        **config,
+    )
+
+
+HEAD = {"modules_to_save": ["score"], "peft_type": "LORA", "task_type": "SEQ_CLS"}
+LOHA = {"peft_type": "LOHA", "alpha": 8}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict", "level"),
+    [
+        (({"score.weight": (2, 32), "score.bias": (2,)}, HEAD), ({"score.weight": (3, 32), "score.bias": (3,)}, HEAD),
+         "changed", "major"),
+        (({"score.weight": (2, 32)}, HEAD), ({"score.weight": (2, 64)}, HEAD), "other base", "major"),
+        (({"model.layers.0.mlp.up_proj.hada_w1_a": (32, 4)}, LOHA | {"r": 4}),
+         ({"model.layers.0.mlp.up_proj.hada_w1_a": (32, 8)}, LOHA | {"r": 8}), "changed", "minor"),
+        (({"model.layers.0.mlp.up_proj.hada_w1_a": (32, 4)}, LOHA | {"r": 4}),
+         ({"model.layers.0.mlp.up_proj.hada_w1_a": (64, 4)}, LOHA | {"r": 4}), "other base", None),
+    ],
+)  # fmt: skip
+def test_other_labels_and_other_ranks_are_no_other_base(before, after, verdict, level, tmp_path):
+    factors = {name.removeprefix("base_model.model."): value.shape for name, value in random_factors(1).items()}
+    extra = factors if before[1] is HEAD else {}
+    found = diff(*(_saved(tmp_path / name, extra | shapes, **config)
+                   for name, (shapes, config) in (("a", before), ("b", after))))  # fmt: skip
+    assert (found.verdict, found.level) == (verdict, level or found.level), found.because
+
+
+def test_a_tiny_step_is_no_multiple(tmp_path):
+    """It is parallel to what was, as far as roundoff tells, and its factor 1."""
+    factors = random_factors(1)
+    step = {name: value + 1e-6 * np.random.default_rng(2).normal(size=value.shape) for name, value in factors.items()}
+    found = diff(save_adapter(tmp_path / "a", tensors=factors), save_adapter(tmp_path / "b", tensors=step))
+    assert (found.verdict, found.equal, found.level) == ("continued training", False, "patch"), found.because
 
 
 @pytest.mark.parametrize(("name", "code"), [("re-saved as .bin", 0), ("trained 5 steps on", 1)])

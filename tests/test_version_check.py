@@ -511,6 +511,26 @@ def test_going_back_to_what_the_version_is_of_is_no_change(team: Year, against: 
     assert codes(checked(team, against=against)) == {}
 
 
+def test_a_config_that_names_the_manifests_base_again(team: Year) -> None:
+    config = team.repo.folder / SQL / "adapter_config.json"
+    before = config.read_text()
+    config.write_text(before.replace('"revision": null', f'"revision": "{"b" * 40}"'))
+    team.repo.commit("another revision of the base, no manifest")
+    assert "VER302" in codes(checked(team, against="HEAD~1"))[SQL]
+    config.write_text(before)
+    team.repo.commit("back")
+    assert codes(checked(team, against="HEAD~1")) == {}
+
+
+def test_a_cut_off_history_does_not_tell_what_a_version_was_of(team: Year, tmp_path: Path) -> None:
+    flipped(team, SQL)
+    team.repo.commit("other factors, no manifest")
+    team.stamp(SQL, "1.0.0")
+    team.repo.commit("the manifest")
+    found = checked(team.repo.clone(tmp_path / "shallow", depth=2), against="HEAD~1")
+    assert (codes(found), found.exit_code) == ({}, 3)
+
+
 def test_a_manifest_edited_by_hand_and_restored(team: Year) -> None:
     record = team.record(SQL)
     team.write(SQL, replace(record, tensors={}))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from adaptool.adapters.adapter import Adapter
 from adaptool.comparing.result import ConfigChange, Group, TensorChange, Verdict
 from adaptool.comparing.tensors import Entry, rounded, same_values
-from adaptool.comparing.updates import Pair
+from adaptool.comparing.updates import Pair, is_lora
 from adaptool.tensors.dtypes import BF16, F16, F32
 
 KINDRED_UPDATES = 0.8
@@ -23,6 +23,10 @@ SEEN_IN_WEIGHTS = {
     "base_model_name_or_path",
 }  # fmt: skip
 """Fields whose effect the comparison of tensors and of ΔW shows, or the verdict tells by itself."""
+
+
+SIZES = ("r", "rank_pattern", "oft_block_size", "num_virtual_tokens")
+"""Fields that give the tensors of a type that is no LoRA other shapes, on the same base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +64,21 @@ class Evidence:
     def misfits(self) -> list[str]:
         """What has another shape on the other side: no adapters of one model."""
         grown = ("lora_embedding", "embed_tokens", "lm_head", "wte", "word_embeddings")
+        sized = (side.config.fields for side in (self.before, self.after))
+        if not is_lora(self.before) and len({str([fields.get(name) for name in SIZES]) for fields in sized}) > 1:
+            return []
+        reshaped = [t for t in self.tensors if t.state == "changed" and t.shape_before != t.shape_after]
+        heads = {t.name.removesuffix(".weight") for t in reshaped if _other_rows(t)}
         return [pair.change.module for pair in self.pairs if pair.misfit] + [
-            t.name for t in self.tensors
-            if t.state == "changed" and t.shape_before != t.shape_after and not any(word in t.name for word in grown)
+            t.name for t in reshaped
+            if t.name.rpartition(".")[0] not in heads and not any(word in t.name for word in grown)
         ]  # fmt: skip
+
+
+def _other_rows(tensor: TensorChange) -> bool:
+    """Whether a weight saved whole is for other labels or tokens: it reads what it read."""
+    old, new = tensor.shape_before or (), tensor.shape_after or ()
+    return tensor.name.endswith(".weight") and len(old) == len(new) == 2 and old[1] == new[1]
 
 
 def judge(evidence: Evidence) -> tuple[Verdict, str, bool]:
@@ -123,7 +138,8 @@ def _different(evidence: Evidence) -> tuple[Verdict, str]:
     if not common:
         told = [f"{_modules(n)} {word}" for n, word in ((added, "added"), (removed, "removed")) if n]
         return "changed", f"{' and '.join(told)}; every other ΔW is the same"
-    if not evidence.tensors and not added + removed and all(pair.likeness_of.parallel for pair in common):
+    parallel = all(pair.likeness_of.parallel for pair in common)
+    if parallel and not evidence.tensors and not added + removed and any(map(_rescales, common)):
         return "re-scaled", _rescaled(evidence, common)
     return _kinship(evidence, common)
 
@@ -161,6 +177,11 @@ def _rescaled(evidence: Evidence, common: Sequence[Pair]) -> str:
     if len(factors) == 1:
         return f"ΔW is {factors[0]:.4g} × what it was, {where}"
     return f"ΔW points where it did, {factors[0]:.4g} to {factors[-1]:.4g} × as strong, {where}"
+
+
+def _rescales(pair: Pair) -> bool:
+    """Whether it is another multiple of what it was, as far as four digits tell: a tiny step is parallel, too."""
+    return not pair.change.norm_before or abs(_factor(pair) - 1) > 5e-5
 
 
 def _factor(pair: Pair) -> float:

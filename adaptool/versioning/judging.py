@@ -20,7 +20,7 @@ from adaptool.versioning.pairing import Pair
 from adaptool.versioning.reading import Reading, read
 from adaptool.versioning.record import Record
 from adaptool.versioning.sides import Kept, Side, commit_side
-from adaptool.versioning.steps import Compared, Elsewhere, along, beside, merged, since, since_named
+from adaptool.versioning.steps import Compared, Elsewhere, along, beside, merged, returned, since, since_named
 from adaptool.versioning.tagged import Tags
 from adaptool.versions import MANIFEST_NAME
 
@@ -157,10 +157,10 @@ def _all_steps(court: Court, evidence: Evidence) -> Iterator[Finding | Unchecked
     before = None
     if was.stated is not None and court.before is not None and not pair.unchanged:
         before = Elsewhere(court.before.label, was.stated)
+        named = _named(court, pair.before or kept, kept, here)
         if _disagrees(was):
-            named = tuple(_named(court, pair.before or kept, kept, here))
-            yield from since_named(kept.path, here, before, evidence.change, named)
-        else:
+            yield from since_named(kept.path, here, before, evidence.change, tuple(named))
+        elif not (_of_another_base(pair.before, was.stated) and returned(here, was.stated, named)):
             yield from since(kept.path, here, before, evidence.change)
     if court.there is not None and not pair.unchanged:
         there = _elsewhere(court, court.there, kept, here, pair.before)
@@ -176,6 +176,11 @@ def _all_steps(court: Court, evidence: Evidence) -> Iterator[Finding | Unchecked
 def _disagrees(reading: Reading) -> bool:
     """Whether its manifest is of other content than lies there."""
     return any(found.code == "VER003" for found in reading.findings)
+
+
+def _of_another_base(kept: Kept | None, stated: Record) -> bool:
+    """Whether config and manifest name different bases."""
+    return kept is not None and any(found.code == "VER302" for found in base_findings(kept, stated))
 
 
 def _elsewhere(court: Court, side: Side, kept: Kept, here: Reading, before: Kept | None) -> Elsewhere | None:
@@ -216,8 +221,8 @@ def _level(court: Court, kept: Kept, here: Reading, commit: str, record: Record,
     """What lies between the adapter at a commit of the history, where its manifest is of its content, and here."""
     try:
         other = court.side(commit).adapters.get(kept.folder if folder is None else folder)
-        if other is None or other.actual.content != record.content:
-            return None
+        if other is None or other.actual.content != record.content:  # a cut-off history tells not who wrote a manifest
+            return "not fetched" if court.repository.shallow else None
     except NotFetchedError:
         return "not fetched"
     except AdaptoolError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,6 +113,15 @@ def since_named(
     if level is not None and not was.suffices(level, now):
         told = f"{was} → {now} is too small a step for a {level} change from what {was} was recorded for"
         yield finding("VER102", path, told, fix=_to(was.bumped(level)))
+
+
+def returned(here: Reading, before: Record, named: Iterable[Elsewhere]) -> bool:
+    """Whether a version is of what it was of before, in one of the manifests up to there."""
+    content, now, was = here.content, _version(here), before.semver
+    if content is None or now is None or was is None or now.rank != was.rank:
+        return False
+    same = (one for one in named if one.version is not None and one.version.rank == was.rank)
+    return any(one.between(content) == "none" for one in same)
 
 
 def beside(path: str, here: Reading, before: Elsewhere | None, there: Elsewhere) -> Iterator[Finding | Unchecked]:
