@@ -12,8 +12,8 @@ from making_git import Repo, isolate, save_adapter
 
 from adaptool.cli.main import main
 from adaptool.errors import GitError
-from adaptool.versioning.check_result import Check
-from adaptool.versioning.gate import version_check
+from adaptool.versioning.gate.check_result import Check
+from adaptool.versioning.verbs import version_check
 
 WEIGHTS = "adapter_model.safetensors"
 A, B = (f"base_model.model.model.layers.0.self_attn.q_proj.lora_{half}.weight" for half in "AB")
@@ -120,7 +120,7 @@ def test_a_link_to_no_possible_name_is_a_finding_of_its_adapter(repo: Repo, name
 
 
 def test_a_manifest_too_large_is_a_finding_of_its_adapter(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adaptool.versioning.sides.LARGEST_MANIFEST", 4096)
+    monkeypatch.setattr("adaptool.versioning.kept.sides.LARGEST_MANIFEST", 4096)
     manifest = repo.folder / "a" / "sql" / "adaptool.json"
     manifest.write_text(manifest.read_text(encoding="utf-8") + " " * 5000, encoding="utf-8")
     repo.commit()

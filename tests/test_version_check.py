@@ -22,10 +22,10 @@ from adaptool.reports.check_markdown import LIMIT, MARKER, check_markdown
 from adaptool.reports.check_text import check_report
 from adaptool.reports.layout import plain
 from adaptool.reports.schemas import read_schema
-from adaptool.versioning.check_result import Check
-from adaptool.versioning.findings import CODES, Selection
-from adaptool.versioning.gate import version_check
+from adaptool.versioning.gate.check_result import Check
+from adaptool.versioning.gate.findings import CODES, Selection
 from adaptool.versioning.record import Base, Parent
+from adaptool.versioning.verbs import version_check
 
 SQL, CHAT = "adapters/sql", "adapters/chat"
 

@@ -20,9 +20,9 @@ from adaptool.reports.layout import plain
 from adaptool.reports.log_html import log_html
 from adaptool.reports.log_text import log_report
 from adaptool.reports.schemas import read_schema
-from adaptool.versioning.drift import drift
-from adaptool.versioning.gate import version_log
-from adaptool.versioning.log_result import Entry, Log
+from adaptool.versioning.log.drift import drift
+from adaptool.versioning.log.log_result import Entry, Log
+from adaptool.versioning.verbs import version_log
 
 SQL = "adapters/sql"
 FLOAT32 = 1e-5

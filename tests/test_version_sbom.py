@@ -13,11 +13,11 @@ from making_git import Repo, isolate, needs_lfs, save_adapter
 from adaptool.api import fix
 from adaptool.cli.main import main
 from adaptool.errors import MismatchError, NotFoundError
-from adaptool.versioning.card import Card, card_of
+from adaptool.versioning.bill.card import Card, card_of
+from adaptool.versioning.bill.sbom import bill_of_materials
+from adaptool.versioning.bill.sbom_parts import licences, purl
 from adaptool.versioning.record import Base, Parent, record_beside, record_text
 from adaptool.versioning.recording import record_of, write_record
-from adaptool.versioning.sbom import bill_of_materials
-from adaptool.versioning.sbom_parts import licences, purl
 
 COMMIT = "a" * 40
 

@@ -20,15 +20,15 @@ from test_schemas import check
 
 from adaptool.cli.main import main
 from adaptool.errors import AdaptoolError, FormatError, MismatchError, NotFetchedError, NotFoundError, UsageError
-from adaptool.versioning.bundle import Bundle, bundle_text, read_bundle
-from adaptool.versioning.dsse import PAYLOAD_TYPE, Envelope, encoded
-from adaptool.versioning.keys import read_private_key, read_public_key
-from adaptool.versioning.pinned import keys_for
 from adaptool.versioning.record import record_text
 from adaptool.versioning.recording import record_of, write_record
-from adaptool.versioning.signing import sign
-from adaptool.versioning.statement import read_statement, statement_of, statement_payload
-from adaptool.versioning.verifying import verify_version
+from adaptool.versioning.signing.bundle import Bundle, bundle_text, read_bundle
+from adaptool.versioning.signing.dsse import PAYLOAD_TYPE, Envelope, encoded
+from adaptool.versioning.signing.keys import read_private_key, read_public_key
+from adaptool.versioning.signing.pinned import keys_for
+from adaptool.versioning.signing.signing import sign
+from adaptool.versioning.signing.statement import read_statement, statement_of, statement_payload
+from adaptool.versioning.signing.verifying import verify_version
 
 pytest.importorskip("cryptography", reason="the extra [sign] is not installed")
 

@@ -12,9 +12,9 @@ from making_year import CHAT, MERGED, ROUTER, SQL, Step, Year, a_year
 
 from adaptool.cli.main import main
 from adaptool.git.repository import repository_of
-from adaptool.versioning.check import Options, check
-from adaptool.versioning.check_result import Check
-from adaptool.versioning.log import log
+from adaptool.versioning.gate.check import Options, check
+from adaptool.versioning.gate.check_result import Check
+from adaptool.versioning.log.log import log
 
 ADAPTERS = (SQL, CHAT, ROUTER, MERGED)
 

@@ -10,8 +10,8 @@ from adaptool.cli.console import Console
 from adaptool.cli.options import json_option
 
 if TYPE_CHECKING:
-    from adaptool.versioning.check_result import Check
-    from adaptool.versioning.findings import Severity
+    from adaptool.versioning.gate.check_result import Check
+    from adaptool.versioning.gate.findings import Severity
 
 FORMATS = click.Choice(["text", "json", "junit", "github", "markdown"])
 LEVELS = click.Choice(["error", "warning"])
@@ -41,7 +41,7 @@ def check(console: Console, /, paths: tuple[str, ...], against: str | None, at: 
 
     Exit code 0: good. 1: findings. 3: something could not be checked ("not fetched"), which is never "good".
     """
-    from adaptool.versioning.gate import version_check
+    from adaptool.versioning.verbs import version_check
 
     result = version_check(
         paths, against=against, at=at, remote=remote, select=select, ignore=ignore, fail_on=fail_on, workers=workers

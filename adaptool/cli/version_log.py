@@ -30,7 +30,7 @@ def log(console: Console, /, adapter: str | None, limit: int | None, revision: s
 
     Exit code 0, also with findings: a log is no gate. 3: nothing could be compared, all of it is not fetched.
     """
-    from adaptool.versioning.gate import version_log
+    from adaptool.versioning.verbs import version_log
     from adaptool.writing.text_file import refuse_existing, write_text
 
     if page is not None:

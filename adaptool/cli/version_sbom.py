@@ -25,7 +25,7 @@ def sbom(console: Console, /, adapter: str, out: Path | None, overwrite: bool, a
     The same adapter gives the same bytes, so it can be committed. No time is in it, unless SOURCE_DATE_EPOCH is set.
     """
     from adaptool.tensors.locate import locate
-    from adaptool.versioning.sbom import bill_of_materials
+    from adaptool.versioning.bill.sbom import bill_of_materials
     from adaptool.writing.text_file import refuse_existing, write_text
 
     if out is not None:

@@ -30,8 +30,8 @@ def sign(console: Console, /, adapter: Path, key: Path, passphrase_env: str | No
     older signature is replaced.
     """
     from adaptool.reports.sign_text import signing_report
-    from adaptool.versioning.keys import read_private_key, readable_by_others
-    from adaptool.versioning.signing import sign as sign_folder
+    from adaptool.versioning.signing.keys import read_private_key, readable_by_others
+    from adaptool.versioning.signing.signing import sign as sign_folder
 
     passphrase = None if passphrase_env is None else os.environ.get(passphrase_env)
     if passphrase_env is not None and passphrase is None:

@@ -29,9 +29,9 @@ def verify(console: Console, /, adapter: str, keys: tuple[Path, ...], signature:
     """
     from adaptool.reports.json import to_json
     from adaptool.reports.sign_text import verification_report
-    from adaptool.versioning.pinned import keys_for
-    from adaptool.versioning.verifying import verify_version
-    from adaptool.versioning.whole import whole_folder
+    from adaptool.versioning.signing.pinned import keys_for
+    from adaptool.versioning.signing.verifying import verify_version
+    from adaptool.versioning.signing.whole import whole_folder
 
     with whole_folder(adapter) as folder:
         trusted = keys_for(folder, keys, Path.cwd())

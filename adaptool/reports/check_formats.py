@@ -9,7 +9,7 @@ from adaptool.reports.check_github import check_github
 from adaptool.reports.check_junit import check_junit
 from adaptool.reports.check_markdown import check_markdown
 from adaptool.reports.json import to_json
-from adaptool.versioning.check_result import Check
+from adaptool.versioning.gate.check_result import Check
 
 WRITERS: Mapping[str, Callable[[Check], str]] = {
     "github": check_github,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from adaptool.reports.check_words import place
 from adaptool.reports.github import annotation, unable
-from adaptool.versioning.check_result import AdapterCheck, Check
-from adaptool.versioning.findings import Finding
+from adaptool.versioning.gate.check_result import AdapterCheck, Check
+from adaptool.versioning.gate.findings import Finding
 
 
 def check_github(check: Check) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from adaptool.reports.check_words import asked, happened, outcome, place, total, versions
 from adaptool.reports.layout import elided
 from adaptool.reports.markdown import MARKS, code, escaped
-from adaptool.versioning.check_result import AdapterCheck, Check
+from adaptool.versioning.gate.check_result import AdapterCheck, Check
 
 MARKER = "<!-- adaptool version check -->"
 """The first line, by which a bot finds the comment it wrote before and updates it."""

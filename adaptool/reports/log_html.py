@@ -8,7 +8,7 @@ from adaptool.reports.html import Cell, Heading, Markup, facts, page, pill, sect
 from adaptool.reports.layout import elided
 from adaptool.reports.line_chart import Series, line_chart
 from adaptool.reports.log_words import codes, drifted, happened, step, version
-from adaptool.versioning.log_result import Entry, Log
+from adaptool.versioning.log.log_result import Entry, Log
 
 NAME, SENTENCE = 120, 1000
 """Characters of a name, and of a sentence."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from adaptool.reports.layout import BLANK, Column, Line, Span, table, visible, wrap
 from adaptool.reports.log_words import codes, course, drifted, happened, step, version
 from adaptool.reports.sparkline import sparkline
-from adaptool.versioning.log_result import Entry, Log
+from adaptool.versioning.log.log_result import Entry, Log
 
 COLUMNS = (
     Column("version", keep=9), Column("tag", elastic=True, keep=1), Column("date", keep=7), Column("commit", keep=8),

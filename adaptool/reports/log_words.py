@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from adaptool.comparing.level import ORDER
 from adaptool.reports.figures import percent
-from adaptool.versioning.log_result import Entry, Log
+from adaptool.versioning.log.log_result import Entry, Log
 
 GRAVE = {"VER501"}
 """Codes that are no fault of the commit."""

@@ -8,8 +8,8 @@ from adaptool.reports.figures import plural
 from adaptool.reports.layout import BLANK, Line, Span, Style, fact, heading, plain, visible
 
 if TYPE_CHECKING:
-    from adaptool.versioning.signing import Signing
-    from adaptool.versioning.verification import SignatureCheck, VersionVerification
+    from adaptool.versioning.signing.signing import Signing
+    from adaptool.versioning.signing.verification import SignatureCheck, VersionVerification
 
 MOST = 20
 """Files shown without -v."""

@@ -13,11 +13,11 @@ from adaptool.rules.files.listing import Entry
 from adaptool.summary.beside import kind_of
 from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
-from adaptool.versioning.covered import Folder, pointer_in, sha256_of
 from adaptool.versioning.fields import Fields
 from adaptool.versioning.record import KIND, LARGEST, Record, read_record, refuse_marks
 from adaptool.versioning.recording import record_of, shipped
-from adaptool.versioning.verification import Difference, ManifestCheck, What
+from adaptool.versioning.signing.covered import Folder, pointer_in, sha256_of
+from adaptool.versioning.signing.verification import Difference, ManifestCheck, What
 from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, FileRecord, config_digest
 
 MOST_NAMED = 3

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from adaptool.errors import AdaptoolError
 from adaptool.git.repository import Repository, find_repository
+from adaptool.versioning.kept.sides import Kept, Side, commit_side
 from adaptool.versioning.record import LARGEST, Record, read_record
 from adaptool.versioning.reunited import Parted
-from adaptool.versioning.sides import Kept, Side, commit_side
 from adaptool.versions import MANIFEST_NAME
 
 

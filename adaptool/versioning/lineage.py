@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Literal
 
 from adaptool.errors import AdaptoolError, NotFetchedError
+from adaptool.versioning.kept.sides import Kept, Side, commit_side
 from adaptool.versioning.record import LARGEST, Parent, Record, read_record
-from adaptool.versioning.sides import Kept, Side, commit_side
 from adaptool.versions import MANIFEST_NAME
 
 FoundState = Literal["found", "changed", "missing", "not fetched", "outside"]
@@ -163,7 +163,7 @@ class Family:
         head = self.side.commit or repository.commit("HEAD")
         if parent.digest is None or head is None:
             return None
-        from adaptool.versioning.history import walk
+        from adaptool.versioning.kept.history import walk
 
         name = f"{path}/{MANIFEST_NAME}" if path else MANIFEST_NAME
         with repository.reader() as reader:

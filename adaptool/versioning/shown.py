@@ -9,12 +9,12 @@ from typing import Any, Literal
 from adaptool.errors import AdaptoolError, NotFoundError
 from adaptool.git.repository import Commit, Repository
 from adaptool.versioning.agreement import agreement_of
-from adaptool.versioning.covered import open_folder
+from adaptool.versioning.kept.sides import Side, commit_side, working_side
 from adaptool.versioning.lineage import Ancestor, Family
 from adaptool.versioning.places import PlacedAdapter
 from adaptool.versioning.record import Base, Content, Parent, Record, record_beside
 from adaptool.versioning.recording import contents_of_record
-from adaptool.versioning.sides import Side, commit_side, working_side
+from adaptool.versioning.signing.covered import open_folder
 from adaptool.versioning.tags import tags_of
 from adaptool.versions import MANIFEST_NAME, FileRecord
 

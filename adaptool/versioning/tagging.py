@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from adaptool.errors import GitError, NotFoundError, UsageError
 from adaptool.git.repository import Repository
 from adaptool.versioning.agreement import agreement_of
-from adaptool.versioning.covered import open_folder
+from adaptool.versioning.kept.sides import Side, commit_side
 from adaptool.versioning.lineage import stated_records
 from adaptool.versioning.places import PlacedAdapter
 from adaptool.versioning.record import Record, record_beside
 from adaptool.versioning.shown import uncommitted
-from adaptool.versioning.sides import Side, commit_side
+from adaptool.versioning.signing.covered import open_folder
 from adaptool.versioning.tags import tag_message, tag_name, tags_of
 from adaptool.versions import MANIFEST_NAME
 

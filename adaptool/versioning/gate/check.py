@@ -14,15 +14,15 @@ from itertools import chain
 from adaptool.errors import AdaptoolError, NotFetchedError
 from adaptool.git.repository import Repository
 from adaptool.jobs import default_workers, run
-from adaptool.versioning.blobs import Blobs
-from adaptool.versioning.check_result import Check, Failed
-from adaptool.versioning.findings import Selection, Severity
-from adaptool.versioning.history import Archive
-from adaptool.versioning.judging import Court, Evidence, gather, judge, merge_of
+from adaptool.versioning.gate.check_result import Check, Failed
+from adaptool.versioning.gate.findings import Selection, Severity
+from adaptool.versioning.gate.judging import Court, Evidence, gather, judge, merge_of
+from adaptool.versioning.gate.tagged import tags_for
+from adaptool.versioning.kept.blobs import Blobs
+from adaptool.versioning.kept.history import Archive
+from adaptool.versioning.kept.pairing import Pair, pairs
+from adaptool.versioning.kept.sides import Kept, Side, commit_side, working_side
 from adaptool.versioning.lineage import Family
-from adaptool.versioning.pairing import Pair, pairs
-from adaptool.versioning.sides import Kept, Side, commit_side, working_side
-from adaptool.versioning.tagged import tags_for
 from adaptool.versions import MANIFEST_NAME
 
 FULL = re.compile(r"\b[0-9a-f]{40,64}\b")

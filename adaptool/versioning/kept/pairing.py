@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
 from adaptool.errors import AdaptoolError
-from adaptool.versioning.sides import Kept, Side, known
+from adaptool.versioning.kept.sides import Kept, Side, known
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,21 +13,21 @@ from adaptool.adapters.adapter import Adapter, open_adapter
 from adaptool.comparing.result import EQUAL
 from adaptool.errors import AdaptoolError, NotFetchedError, NotFoundError
 from adaptool.git.repository import Repository
-from adaptool.versioning.blobs import Blobs
-from adaptool.versioning.change import Change
-from adaptool.versioning.drift import drift
-from adaptool.versioning.findings import Selection
-from adaptool.versioning.history import Archive
-from adaptool.versioning.judging import Court, gather, judge, merge_of
+from adaptool.versioning.gate.change import Change
+from adaptool.versioning.gate.findings import Selection
+from adaptool.versioning.gate.judging import Court, gather, judge, merge_of
+from adaptool.versioning.gate.tagged import Tags, places_of
+from adaptool.versioning.kept.blobs import Blobs
+from adaptool.versioning.kept.history import Archive
+from adaptool.versioning.kept.pairing import Pair
+from adaptool.versioning.kept.sides import Kept, Side, commit_side
+from adaptool.versioning.kept.trail import Touch, trail
 from adaptool.versioning.lineage import Family
-from adaptool.versioning.log_result import Drifted, Entry, Log
-from adaptool.versioning.pairing import Pair
+from adaptool.versioning.log.drift import drift
+from adaptool.versioning.log.log_result import Drifted, Entry, Log
 from adaptool.versioning.record import Record
 from adaptool.versioning.semver import level_between, parse_version
-from adaptool.versioning.sides import Kept, Side, commit_side
-from adaptool.versioning.tagged import Tags, places_of
 from adaptool.versioning.tags import tags_of
-from adaptool.versioning.trail import Touch, trail
 from adaptool.versions import MANIFEST_NAME
 
 HELD = 2

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from adaptool.errors import AdaptoolError
 from adaptool.git.process import failure, run_git
 from adaptool.git.repository import Blob, Commit, Repository
-from adaptool.versioning.blobs import Blobs
+from adaptool.versioning.kept.blobs import Blobs
 from adaptool.versioning.record import LARGEST, Record, read_record
 from adaptool.versions import MANIFEST_NAME
 

@@ -12,12 +12,12 @@ from adaptool.errors import UsageError
 from adaptool.git.process import failure
 from adaptool.git.remotes import ask_remote
 from adaptool.git.repository import Repository, Tag
-from adaptool.versioning.findings import Finding, Severity, Unchecked, finding
-from adaptool.versioning.history import Archive
-from adaptool.versioning.reading import Reading
+from adaptool.versioning.gate.findings import Finding, Severity, Unchecked, finding
+from adaptool.versioning.gate.reading import Reading
+from adaptool.versioning.gate.steps import Compared, Elsewhere, lacking
+from adaptool.versioning.kept.history import Archive
 from adaptool.versioning.record import Record
 from adaptool.versioning.semver import Version
-from adaptool.versioning.steps import Compared, Elsewhere, lacking
 from adaptool.versioning.tags import digest_in, tags_of
 from adaptool.versions import MANIFEST_NAME
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from adaptool.errors import AdaptoolError, FormatError, NotFetchedError, NotFoundError, UsageError
 from adaptool.versioning.agreement import Agreement, agreement_of, refuse_disagreement
-from adaptool.versioning.bundle import SIGNATURE_NAME, Bundle, bundle_text, read_bundle
-from adaptool.versioning.covered import Folder, left_out, open_folder, pointer_in, sha256_of, to_sign
-from adaptool.versioning.dsse import PAYLOAD_TYPE, Envelope, encoded
-from adaptool.versioning.keys import PrivateKey
-from adaptool.versioning.statement import Statement, statement_of, statement_payload
+from adaptool.versioning.signing.bundle import SIGNATURE_NAME, Bundle, bundle_text, read_bundle
+from adaptool.versioning.signing.covered import Folder, left_out, open_folder, pointer_in, sha256_of, to_sign
+from adaptool.versioning.signing.dsse import PAYLOAD_TYPE, Envelope, encoded
+from adaptool.versioning.signing.keys import PrivateKey
+from adaptool.versioning.signing.statement import Statement, statement_of, statement_payload
 from adaptool.writing.text_file import write_text
 
 

@@ -8,9 +8,9 @@ from adaptool.adapters.config import CONFIG_LIMIT, CONFIG_NAME, AdapterConfig
 from adaptool.comparing.base_names import bases_changed
 from adaptool.errors import AdaptoolError
 from adaptool.tensors.jsons import parse_json
-from adaptool.versioning.findings import Finding, finding
+from adaptool.versioning.gate.findings import Finding, finding
+from adaptool.versioning.kept.sides import Kept
 from adaptool.versioning.record import Base, Record
-from adaptool.versioning.sides import Kept
 
 
 def base_findings(kept: Kept, stated: Record) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from adaptool.errors import UsageError
 from adaptool.rules.settings import find_table
-from adaptool.versioning.keys import PublicKey, read_public_key
+from adaptool.versioning.signing.keys import PublicKey, read_public_key
 
 MOST = 100
 

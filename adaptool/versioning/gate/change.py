@@ -11,9 +11,9 @@ from adaptool.comparing.adapters import compare_adapters
 from adaptool.comparing.level import level_of
 from adaptool.comparing.result import Level
 from adaptool.errors import AdaptoolError, NotFetchedError
+from adaptool.versioning.kept.sides import Kept
 from adaptool.versioning.record import Record
 from adaptool.versioning.recording import contents_of_record
-from adaptool.versioning.sides import Kept
 
 UNKNOWN = "changed, and not fetched"
 

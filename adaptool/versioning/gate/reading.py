@@ -9,10 +9,10 @@ from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.errors import AdaptoolError, GitError, NotFetchedError
 from adaptool.summary.beside import kind_of
-from adaptool.versioning.findings import Finding, Unchecked, finding
+from adaptool.versioning.gate.findings import Finding, Unchecked, finding
+from adaptool.versioning.kept.sides import Kept
 from adaptool.versioning.record import Record
 from adaptool.versioning.semver import parse_version
-from adaptool.versioning.sides import Kept
 from adaptool.versions import FileRecord
 
 FEW = 3

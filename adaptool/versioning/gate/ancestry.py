@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from adaptool.versioning.findings import Finding, Unchecked, finding
+from adaptool.versioning.gate.findings import Finding, Unchecked, finding
+from adaptool.versioning.kept.sides import Kept
 from adaptool.versioning.lineage import Family
 from adaptool.versioning.record import Parent, Record
-from adaptool.versioning.sides import Kept
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(?:@[\w./-]+)?")
 """How an adapter of the hub is called, which no repository has to hold."""

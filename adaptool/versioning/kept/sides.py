@@ -22,7 +22,7 @@ from adaptool.git.trees import LINK, SUBMODULE, adapters_in_tree
 from adaptool.git.working import unwatched
 from adaptool.tensors.files import open_file
 from adaptool.tensors.pointers import LARGEST, Pointer, parse_pointer
-from adaptool.versioning.blobs import Blobs
+from adaptool.versioning.kept.blobs import Blobs
 from adaptool.versioning.record import LARGEST as LARGEST_MANIFEST
 from adaptool.versioning.record import Record, read_record
 from adaptool.versioning.recording import TEMPLATES, record_of, shipped

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from adaptool.git.repository import Commit, Repository
-from adaptool.versioning.blobs import Blobs
-from adaptool.versioning.history import walk
-from adaptool.versioning.pairing import pairs
+from adaptool.versioning.kept.blobs import Blobs
+from adaptool.versioning.kept.history import walk
+from adaptool.versioning.kept.pairing import pairs
+from adaptool.versioning.kept.sides import Side, commit_side
 from adaptool.versioning.recording import shipped
-from adaptool.versioning.sides import Side, commit_side
 from adaptool.versions import MANIFEST_NAME
 
 MOST_RENAMES = 100

@@ -9,11 +9,11 @@ from adaptool.errors import UsageError
 from adaptool.git.repository import Repository, repository_of
 from adaptool.git.trees import adapters_in_tree, holds_adapter
 from adaptool.jobs import default_workers
-from adaptool.versioning.check import Options, check
-from adaptool.versioning.check_result import Check
-from adaptool.versioning.findings import Selection, Severity
-from adaptool.versioning.log import log
-from adaptool.versioning.log_result import Log
+from adaptool.versioning.gate.check import Options, check
+from adaptool.versioning.gate.check_result import Check
+from adaptool.versioning.gate.findings import Selection, Severity
+from adaptool.versioning.log.log import log
+from adaptool.versioning.log.log_result import Log
 
 
 def version_check(

@@ -15,11 +15,11 @@ from adaptool.errors import DiskError, FormatError, NotFetchedError, NotFoundErr
 from adaptool.rules.files.listing import Entry
 from adaptool.tensors.locate import as_given
 from adaptool.versioning.agreement import agreement_of
-from adaptool.versioning.bundle import SIGNATURE_NAME, Bundle, read_bundle
-from adaptool.versioning.covered import INERT, Folder, is_as_signed, open_folder, pointer_in
-from adaptool.versioning.keys import PublicKey
-from adaptool.versioning.statement import Resource, Statement, is_ignored, read_statement
-from adaptool.versioning.verification import Difference, KeyRecord, SignatureCheck, VersionVerification
+from adaptool.versioning.signing.bundle import SIGNATURE_NAME, Bundle, read_bundle
+from adaptool.versioning.signing.covered import INERT, Folder, is_as_signed, open_folder, pointer_in
+from adaptool.versioning.signing.keys import PublicKey
+from adaptool.versioning.signing.statement import Resource, Statement, is_ignored, read_statement
+from adaptool.versioning.signing.verification import Difference, KeyRecord, SignatureCheck, VersionVerification
 
 NO_KEY = "there is a signature, and it was not checked: no key was given"
 

@@ -8,20 +8,20 @@ from functools import partial
 
 from adaptool.errors import AdaptoolError, GitError, NotFetchedError
 from adaptool.git.repository import Repository
-from adaptool.versioning.ancestry import Note, Said, parent_findings
-from adaptool.versioning.bases import base_findings
-from adaptool.versioning.blobs import Blobs
-from adaptool.versioning.change import NOTHING, Change, change_between
-from adaptool.versioning.check_result import AdapterCheck, State, Verdict
-from adaptool.versioning.findings import SEVERITIES, Finding, Selection, Severity, Unchecked, fails, finding
-from adaptool.versioning.history import Archive
+from adaptool.versioning.gate.ancestry import Note, Said, parent_findings
+from adaptool.versioning.gate.bases import base_findings
+from adaptool.versioning.gate.change import NOTHING, Change, change_between
+from adaptool.versioning.gate.check_result import AdapterCheck, State, Verdict
+from adaptool.versioning.gate.findings import SEVERITIES, Finding, Selection, Severity, Unchecked, fails, finding
+from adaptool.versioning.gate.reading import Reading, read
+from adaptool.versioning.gate.steps import Compared, Elsewhere, along, beside, merged, returned, since, since_named
+from adaptool.versioning.gate.tagged import Tags
+from adaptool.versioning.kept.blobs import Blobs
+from adaptool.versioning.kept.history import Archive
+from adaptool.versioning.kept.pairing import Pair
+from adaptool.versioning.kept.sides import Kept, Side, commit_side
 from adaptool.versioning.lineage import Family
-from adaptool.versioning.pairing import Pair
-from adaptool.versioning.reading import Reading, read
 from adaptool.versioning.record import Record
-from adaptool.versioning.sides import Kept, Side, commit_side
-from adaptool.versioning.steps import Compared, Elsewhere, along, beside, merged, returned, since, since_named
-from adaptool.versioning.tagged import Tags
 from adaptool.versions import MANIFEST_NAME
 
 EMPTY = Reading(None, None, (), ())

@@ -17,7 +17,7 @@ from adaptool.errors import FormatError, NotFetchedError, UnsupportedError
 from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
 from adaptool.tensors.pointers import parse_pointer
-from adaptool.versioning.dsse import Envelope, read_envelope
+from adaptool.versioning.signing.dsse import Envelope, read_envelope
 
 SIGNATURE_NAME = "model.sig"
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"

@@ -10,10 +10,8 @@ from typing import Any
 from adaptool.errors import AdaptoolError
 from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
-from adaptool.versioning.card import Card, card_of
-from adaptool.versioning.covered import Folder, pointer_in, sha256_of
-from adaptool.versioning.record import LARGEST
-from adaptool.versioning.sbom_parts import (
+from adaptool.versioning.bill.card import Card, card_of
+from adaptool.versioning.bill.sbom_parts import (
     Bill,
     Part,
     base_model,
@@ -27,6 +25,8 @@ from adaptool.versioning.sbom_parts import (
     text_of,
     without_ref,
 )
+from adaptool.versioning.record import LARGEST
+from adaptool.versioning.signing.covered import Folder, pointer_in, sha256_of
 from adaptool.versions import MANIFEST_NAME, FileRecord, canonical_json
 
 

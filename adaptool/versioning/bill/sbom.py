@@ -20,13 +20,9 @@ from adaptool.git.repository import find_repository
 from adaptool.merging.provenance import hub_id
 from adaptool.tensors.locate import LAID_OUT
 from adaptool.versioning.agreement import agreement_of, refuse_disagreement
-from adaptool.versioning.card import Card, card_of
-from adaptool.versioning.covered import open_folder
-from adaptool.versioning.lineage import Ancestor, Family, Found
-from adaptool.versioning.record import Parent, Record
-from adaptool.versioning.recording import record_of
-from adaptool.versioning.sbom_made import input_of, inputs_of, made, manifest_of
-from adaptool.versioning.sbom_parts import (
+from adaptool.versioning.bill.card import Card, card_of
+from adaptool.versioning.bill.sbom_made import input_of, inputs_of, made, manifest_of
+from adaptool.versioning.bill.sbom_parts import (
     TASKS,
     Bill,
     Part,
@@ -42,7 +38,11 @@ from adaptool.versioning.sbom_parts import (
     text_of,
     without_ref,
 )
-from adaptool.versioning.sides import Side, commit_side, working_side
+from adaptool.versioning.kept.sides import Side, commit_side, working_side
+from adaptool.versioning.lineage import Ancestor, Family, Found
+from adaptool.versioning.record import Parent, Record
+from adaptool.versioning.recording import record_of
+from adaptool.versioning.signing.covered import open_folder
 from adaptool.versions import canonical_json
 
 NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")

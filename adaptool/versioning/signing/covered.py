@@ -16,8 +16,8 @@ from adaptool.errors import DiskError, FormatError
 from adaptool.rules.files.listing import Entry, Listing, look
 from adaptool.tensors.files import open_file
 from adaptool.tensors.pointers import LARGEST, Pointer, parse_pointer
-from adaptool.versioning.bundle import SIGNATURE_NAME
-from adaptool.versioning.statement import Resource, Statement, is_ignored
+from adaptool.versioning.signing.bundle import SIGNATURE_NAME
+from adaptool.versioning.signing.statement import Resource, Statement, is_ignored
 from adaptool.versions import CHUNK_BYTES, file_record
 
 GIT = (".git", ".gitattributes", ".github", ".gitignore")

@@ -1,0 +1,1 @@
+"""The bill of materials of an adapter or a model, as CycloneDX."""

@@ -1,0 +1,1 @@
+"""Signatures over a folder, by keys that the user trusts: DSSE, in-toto and OpenSSF model-signing's form."""
