@@ -143,3 +143,20 @@ def test_without_git_that_is_said(repo: Repo, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PATH", str(repo.folder))
     with pytest.raises(GitError, match="git is not installed"):
         version_check()
+
+
+@pytest.mark.parametrize("levels", [150, 800, 950])
+@pytest.mark.parametrize("brackets", ["[]", "{}"])
+@pytest.mark.parametrize("name", ["adaptool.json", "adapter_config.json"])
+def test_nesting_is_bounded_wherever_it_is_read(
+    repo: Repo, name: str, brackets: str, levels: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = "[" * levels + "]" * levels if brackets == "[]" else '{"a":' * levels + "1" + "}" * levels
+    path = repo.folder / "a" / "sql" / name
+    path.write_text(f'{path.read_text(encoding="utf-8").rstrip()[:-1]}, "recipe": {deep}}}', encoding="utf-8")
+    for command in (["version", "show", "--json", "a/sql"], ["version", "check"], ["validate", "a/sql"],
+                    ["diff", "--json", "main:a/sql", "a/sql"]):  # fmt: skip
+        main(command)
+        told = capsys.readouterr()
+        assert "RecursionError" not in told.out + told.err
+    assert version_check().adapters[1].verdict == "findings"

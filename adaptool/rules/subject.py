@@ -20,6 +20,7 @@ from adaptool.adapters.config import CONFIG_LIMIT, CONFIG_NAME, AdapterConfig, r
 from adaptool.errors import AdaptoolError, NotFoundError
 from adaptool.summary.contents import LowRankModule, Saved, low_rank_modules, misshapen, saved_tensors
 from adaptool.tensors.files import open_file
+from adaptool.tensors.jsons import is_deep
 from adaptool.tensors.store import Store
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ def _lenient_json(data: bytes) -> Any:
     """What a parser that takes anything makes of it: the last of two equal keys, NaN, a byte order mark."""
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return json.loads(data.decode(encoding, "replace"))
+        value = json.loads(data.decode(encoding, "replace"))
     except (ValueError, RecursionError):
         return None
+    return None if is_deep(value) else value

@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 
 from adaptool.errors import FormatError
 
+DEEPEST = 100
+"""Levels of lists and objects in one another; a config has five."""
+
 SHOWN = 60
 """Characters of a stranger's text that a message repeats."""
 
@@ -43,7 +46,6 @@ def parse_json(data: bytes, where: str, *, what: str = "file") -> Any:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
         if b"\\ud" in data.lower():  # an escaped half of a character, which no file or tensor can be called
             json.dumps(value, ensure_ascii=False).encode("utf-8")
-        return value
     except UnicodeEncodeError:
         message = f"{where}: the {what} holds half a character (a lone surrogate)"
         raise FormatError(message, defect="lone-surrogate") from None
@@ -53,9 +55,31 @@ def parse_json(data: bytes, where: str, *, what: str = "file") -> Any:
         message = f"{where}: the {what} is not JSON: {error.msg} (line {error.lineno})"
         raise FormatError(message, defect="not-json") from None
     except RecursionError:
-        raise FormatError(f"{where}: the {what} is nested absurdly deep", defect="too-deep") from None
+        raise _too_deep(where, what) from None
     except ValueError as error:  # an integer of thousands of digits
         raise FormatError(f"{where}: the {what} cannot be read: {error}", defect="huge-number") from None
+    if data.count(b"[") + data.count(b"{") > DEEPEST and is_deep(value):
+        raise _too_deep(where, what)
+    return value
+
+
+def is_deep(value: Any) -> bool:
+    """Whether there are more than DEEPEST levels: what one depth of the stack can parse, another cannot."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) is dict or type(inner) is list
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _too_deep(where: str, what: str) -> FormatError:
+    return FormatError(f"{where}: the {what} is nested absurdly deep", defect="too-deep")
 
 
 def shown(value: Any) -> str:
