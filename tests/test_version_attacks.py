@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,17 @@ def test_nesting_is_bounded_wherever_it_is_read(
         told = capsys.readouterr()
         assert "RecursionError" not in told.out + told.err
     assert version_check().adapters[1].verdict == "findings"
+
+
+# --- what is written
+
+
+@pytest.mark.parametrize("command", [["version", "sbom", "a/nl", "--out"], ["version", "log", "a/nl", "--html"],
+                                     ["diff", "a/nl", "a/sql", "--html"]])  # fmt: skip
+@pytest.mark.parametrize("target", ["pipe", "a/nl/adapter_model.safetensors", "a/nl/adaptool.json"])
+def test_a_report_replaces_no_device_and_no_adapter(repo: Repo, command: list[str], target: str) -> None:
+    os.mkfifo(repo.folder / "pipe")
+    before = (repo.folder / "a" / "nl" / WEIGHTS).read_bytes()
+    assert main([*command, target, "--overwrite"]) == 2
+    assert (repo.folder / "pipe").is_fifo()
+    assert before == (repo.folder / "a" / "nl" / WEIGHTS).read_bytes()

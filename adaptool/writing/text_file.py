@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from adaptool.errors import DiskError, UsageError
+
+ADAPTERS_OWN = re.compile(
+    r"adaptool\.json|(?:adapter_)?config\.json|tokenizer(?:_config)?\.json|.*\.(?:safetensors|gguf|bin|pth?|sig)"
+)
+"""Files that nobody means to replace by a report, --overwrite or not."""
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """UsageError where writing ``path`` would replace a file nobody asked to be replaced, or something else."""
     if path.is_dir():
         raise UsageError(f"{path} is a folder", hint="name a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a regular file", hint="what is printed goes to stdout without it")
+    if ADAPTERS_OWN.fullmatch(path.name):
+        raise UsageError(f"{path}: an adapter's own file has that name", hint="name another")
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent}: no such folder")
     if os.path.lexists(path) and not overwrite:
