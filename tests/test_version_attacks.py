@@ -175,3 +175,28 @@ def test_a_report_replaces_no_device_and_no_adapter(repo: Repo, command: list[st
     assert main([*command, target, "--overwrite"]) == 2
     assert (repo.folder / "pipe").is_fifo()
     assert before == (repo.folder / "a" / "nl" / WEIGHTS).read_bytes()
+
+
+def test_what_a_killed_run_left_is_in_no_manifest_and_no_signature(repo: Repo, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    write_keys(keys)
+    left = repo.folder / "a" / "sql" / ".adaptool.json.123.partial"
+    left.write_text("{", encoding="utf-8")
+    assert codes(version_check(), "a/sql") == set()
+    assert main(["version", "sign", "a/sql", "--key", str(keys / "private.pem")]) == 0
+    left.unlink()
+    assert main(["version", "verify", "a/sql", "--key", str(keys / "public.pem")]) == 0
+
+
+def write_keys(folder: Path) -> None:
+    """A pair of keys as OpenSSL writes them."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, pem = ec.generate_private_key(ec.SECP256R1()), serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "private.pem").write_bytes(private)
+    public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (folder / "public.pem").write_bytes(public)

@@ -13,6 +13,8 @@ ADAPTERS_OWN = re.compile(
 )
 """Files that nobody means to replace by a report, --overwrite or not."""
 
+SCRATCH = re.compile(r"\..+\.[0-9]+\.partial", re.DOTALL)
+
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
     """UsageError where writing ``path`` would replace a file nobody asked to be replaced, or something else."""
@@ -28,9 +30,14 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{path} exists", hint="--overwrite replaces it")
 
 
+def is_scratch(name: str) -> bool:
+    """Whether a file of that name is one that ``write_text`` is writing, or was when it was killed."""
+    return SCRATCH.fullmatch(name) is not None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` beside ``path``, then put it there: a reader sees the old file or the new one, never half."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.partial")  # see ``is_scratch``
     try:
         with scratch.open("x", encoding="utf-8", errors="surrogateescape") as file:
             file.write(text)

@@ -19,6 +19,7 @@ from adaptool.tensors.pointers import LARGEST, Pointer, parse_pointer
 from adaptool.versioning.signing.bundle import SIGNATURE_NAME
 from adaptool.versioning.signing.statement import Resource, Statement, is_ignored
 from adaptool.versions import CHUNK_BYTES, file_record
+from adaptool.writing.text_file import is_scratch
 
 GIT = (".git", ".gitattributes", ".github", ".gitignore")
 """What model-signing leaves out of its own accord."""
@@ -46,12 +47,12 @@ class Folder:
 
     @property
     def entries(self) -> Iterator[Entry]:
-        """Everything but folders that were entered, what Git keeps for itself, and signatures."""
+        """Everything but folders that were entered, what Git keeps for itself, signatures, half-written files."""
         for entry in self.listing.entries:
             is_gits = entry.name.split("/")[0] in GIT
             is_signature = entry.name == self.signature or (entry.is_top and entry.suffix == ".sig")
             entered = entry.kind == "folder" and entry.base != ".git"
-            if not (is_gits or is_signature or entered):
+            if not (is_gits or is_signature or entered or is_scratch(entry.base)):
                 yield entry
 
     def check(self) -> None:
