@@ -106,6 +106,19 @@ def test_comparing_is_symmetric(seed):
     assert there.column_angles == pytest.approx(back.column_angles)
 
 
+@pytest.mark.parametrize(("pins", "verdict", "level"), [
+    (("a" * 40, "b" * 40), "other base", "major"), ((None, "b" * 40), "identical", "none"),
+    (("a" * 40, "a" * 40), "identical", "none"),
+])  # fmt: skip
+def test_a_base_that_only_the_manifest_pins(pins, verdict, level, tmp_path):
+    folders = [PAIRS["alpha doubled"].before(tmp_path / name) for name in ("a", "b")]
+    for folder, pin in zip(folders, pins, strict=True):
+        base = {"name": "org/tiny-llama", "revision": pin}
+        (folder / "adaptool.json").write_text(json.dumps({"schema": "adaptool/manifest/1", "base": base}))
+    found = diff(*folders)
+    assert (found.verdict, found.level, found.equal) == (verdict, level, verdict == "identical")
+
+
 def test_an_adapter_is_not_put_against_a_model(tmp_path):
     adapter = PAIRS["alpha doubled"].before(tmp_path / "a")
     model = tmp_path / "model"

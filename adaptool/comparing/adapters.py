@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.config import CONFIG_NAME
-from adaptool.comparing.configs import base_changed, compare_configs
+from adaptool.comparing.base_names import bases_changed
+from adaptool.comparing.configs import compare_configs
 from adaptool.comparing.contents import contents_of
 from adaptool.comparing.file_bytes import same_bytes
 from adaptool.comparing.groups import by_layer, by_projection, distance, layers_of, total
@@ -33,16 +37,18 @@ def compare_adapters(before: Adapter, after: Adapter, given: tuple[str, str] | N
     others = other_tensors(before), other_tensors(after)
     tensors = tuple(compare_tensors(*others))
     whole, layers = total(modules), layers_of((*modules, *tensors))
-    evidence = Evidence(
-        before, after, _same_files(before, after), base_changed(before.config, after.config), config, pairs, tensors,
-        others, whole,
-    )  # fmt: skip
+    names = given or (str(before.path), str(after.path))
+    sides = side_of(before, names[0]), side_of(after, names[1])
+    base, _ = bases_changed(*((side.base_model, side.revision) for side in sides))
+    evidence = Evidence(before, after, sides, _same_files(before, after), base, config, pairs, tensors, others, whole)
     verdict, because, equal = judge(evidence)
     same_updates = equal or (evidence.same_updates and not evidence.beyond_weights)
-    level, reasons = level_of(contents_of(before), contents_of(after), equal=same_updates)
-    names = given or (str(before.path), str(after.path))
+    old, new = (
+        replace(contents_of(one), revision=side.revision) for one, side in zip((before, after), sides, strict=True)
+    )
+    level, reasons = level_of(old, new, equal=same_updates)
     return Comparison(
-        before=side_of(before, names[0]), after=side_of(after, names[1]), verdict=verdict, because=because,
+        before=sides[0], after=sides[1], verdict=verdict, because=because,
         equal=equal, level=level, reasons=reasons, norm_before=whole.norm_before, norm_after=whole.norm_after,
         distance=distance(modules), relative=whole.relative, cosine=whole.cosine, config=config, modules=modules,
         tensors=tensors, tensors_same=sum(name in others[1] for name in others[0])
@@ -53,23 +59,26 @@ def compare_adapters(before: Adapter, after: Adapter, given: tuple[str, str] | N
 
 
 def side_of(adapter: Adapter, given: str) -> Side:
-    """An adapter as one of the two."""
-    config = adapter.config
+    """An adapter as one of the two; a revision that only its manifest pins is the base's too."""
+    config, manifest = adapter.config, _manifest(adapter.folder)
+    base, version = manifest.get("base"), manifest.get("version")
+    pinned = base.get("revision") if isinstance(base, dict) and base.get("name") == config.base_model else None
     ranks = {module.rank for module in low_rank_modules(adapter)} if is_lora(adapter) else set()
     return Side(
-        given, "adapter", adapter.name, config.peft_type, config.base_model, config.revision, adapter.store.nbytes,
+        given, "adapter", adapter.name, config.peft_type, config.base_model,
+        config.revision or (pinned if isinstance(pinned, str) else None), adapter.store.nbytes,
         len(adapter.store), tuple(sorted({info.dtype.name for info in adapter.store.infos.values()})),
-        f"{min(ranks)}-{max(ranks)}" if len(ranks) > 1 else "".join(map(str, ranks)), _version(adapter.folder),
+        f"{min(ranks)}-{max(ranks)}" if len(ranks) > 1 else "".join(map(str, ranks)),
+        version if isinstance(version, str) else None,
     )  # fmt: skip
 
 
-def _version(folder: Path) -> str | None:
-    """What the manifest beside it calls this state; None where there is none that can be read."""
+def _manifest(folder: Path) -> Mapping[str, Any]:
+    """The manifest beside it; empty where there is none that can be read."""
     try:
-        version = (read_manifest(folder) or {}).get("version")
+        return read_manifest(folder) or {}
     except AdaptoolError:
-        return None
-    return version if isinstance(version, str) else None
+        return {}
 
 
 def _same_files(before: Adapter, after: Adapter) -> bool:

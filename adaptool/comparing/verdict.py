@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adaptool.adapters.adapter import Adapter
-from adaptool.comparing.result import ConfigChange, Group, TensorChange, Verdict
+from adaptool.comparing.result import ConfigChange, Group, Side, TensorChange, Verdict
 from adaptool.comparing.tensors import Entry, rounded, same_values
 from adaptool.comparing.updates import Pair, is_lora
 from adaptool.tensors.dtypes import BF16, F16, F32
@@ -35,6 +35,7 @@ class Evidence:
 
     before: Adapter
     after: Adapter
+    sides: tuple[Side, Side]
     same_files: bool
     base: str
     """How the base changed: comparing.base_names' word for it."""
@@ -92,8 +93,7 @@ def judge(evidence: Evidence) -> tuple[Verdict, str, bool]:
         return "other base", f"{told}: it is for a model of other dimensions", False
     if evidence.base in ("other", "revision"):
         same = "every ΔW is the same, but it" if evidence.same_updates else "it"
-        names = [side.config.base_model if evidence.base == "other" else side.config.revision
-                 for side in (evidence.before, evidence.after)]  # fmt: skip
+        names = [side.base_model if evidence.base == "other" else side.revision for side in evidence.sides]
         what = "another base" if evidence.base == "other" else "another revision of the base"
         return "other base", f"{same} is for {what}: {names[0]} before, {names[1]} now", False
     if evidence.same_updates and not evidence.beyond_weights:
