@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from adaptool.adapters.config import AdapterConfig
 from adaptool.merging.provenance import QUANTISED_NAME
 from adaptool.rules.configs.whereabouts import kind_of, suggestion
 
@@ -71,11 +70,6 @@ def bases_changed(
     if change == "same" and (old or "") != (new or ""):
         return "respelt", words
     return change, words
-
-
-def base_changed(before: AdapterConfig, after: AdapterConfig) -> BaseChange:
-    """How the base model that one config names differs from that of the other."""
-    return bases_changed((before.base_model, before.revision), (after.base_model, after.revision))[0]
 
 
 def _differences(old: str, new: str, before: Name, after: Name) -> Iterator[str]:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.canonical import PATTERNS, peft_type_of, same
 from adaptool.adapters.schema import default_of, fields_of, nested_class
-from adaptool.comparing.base_names import base_changed as base_changed
 from adaptool.comparing.config_effects import Effects
 from adaptool.comparing.result import ConfigChange
 
