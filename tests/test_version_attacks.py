@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -200,3 +202,48 @@ def write_keys(folder: Path) -> None:
     (folder / "private.pem").write_bytes(private)
     public = key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
     (folder / "public.pem").write_bytes(public)
+
+
+# --- what a manifest claims
+
+
+@pytest.mark.parametrize("path", ["../../etc", "/etc", "a/../../x", "a//nl", "a\0nl", "./a/nl", "a/nl/"])
+def test_a_parent_at_no_possible_path_is_a_finding_of_its_adapter(
+    repo: Repo, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent = {"relation": "trained_from", "name": "zebra", "path": path, "digest": "0" * 64}
+    change(repo.folder / "a" / "sql" / "adaptool.json", parents=[parent], version="0.2.0")
+    assert codes(version_check(), "a/sql") == {"VER401"}
+    for command in (["version", "show", "a/sql"], ["version", "sbom", "a/sql"]):
+        assert main(command) == 0
+    assert "outside repository" not in capsys.readouterr().out
+
+
+def test_tokens_that_it_is_not_for_are_no_agreement(repo: Repo, capsys: pytest.CaptureFixture[str]) -> None:
+    change(repo.folder / "a" / "sql" / "adaptool.json", vocabulary={"rows": {"lm_head": 9}})
+    assert main(["version", "verify", "a/sql"]) == 1
+    assert codes(version_check(), "a/sql") == {"VER003"}
+
+
+def test_an_extended_pointer_does_not_tell_what_the_file_is(repo: Repo) -> None:
+    weights = repo.folder / "a" / "sql" / WEIGHTS
+    data = weights.read_bytes()
+    repo.write(
+        f"a/sql/{WEIGHTS}",
+        "version https://git-lfs.github.com/spec/v1\n"
+        f"ext-0-zebra sha256:{'c' * 64}\noid sha256:{hashlib.sha256(data).hexdigest()}\nsize {len(data)}\n",
+    )
+    assert [one.verdict for one in version_check().adapters] == ["ok", "unchecked"]
+
+
+def test_a_tag_is_of_the_adapter_of_that_name_that_had_the_version(repo: Repo) -> None:
+    assert main(["version", "tag", "a/sql"]) == 0
+    shutil.copytree(repo.folder / "a" / "sql", repo.folder / "b" / "sql")
+    repo.commit()
+    assert (codes(version_check(), "a/sql"), codes(version_check(), "b/sql")) == (set(), set())
+    repo.adapter("b/sql", seed=7)
+    assert main(["version", "bump", "b/sql"]) == 0
+    repo.commit()
+    assert codes(version_check(), "b/sql") == set()
+    repo.git("tag", "--force", "-a", "-m", f"sql 0.1.0\n\nadaptool-digest: {'0' * 64}", "sql-v0.1.0", "HEAD~2")
+    assert codes(version_check(), "a/sql") == {"VER201"}

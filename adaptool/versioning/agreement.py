@@ -175,6 +175,8 @@ def _against_content(record: Record, found: Record) -> tuple[list[Difference], t
     if record.base != found.base:
         differences.append(Difference(CONFIG_NAME, "changed", "manifest",
                            f"the base is {found.base.name!r}, and in the manifest {record.base.name!r}"))  # fmt: skip
+    if record.vocabulary != found.vocabulary:
+        differences.append(Difference(MANIFEST_NAME, "changed", "manifest", "it says that it is for other tokens"))
     notes = (f"{RESAVED}: {', '.join(resaved)}",) if resaved else ()
     return differences, notes
 

@@ -161,7 +161,7 @@ class Family:
         """The newest commit whose manifest at ``path`` is of the parent's digest."""
         repository = self.side.repository
         head = self.side.commit or repository.commit("HEAD")
-        if parent.digest is None or head is None:
+        if parent.digest is None or head is None or not _is_inside(path):
             return None
         from adaptool.versioning.kept.history import walk
 
@@ -219,6 +219,11 @@ def _judged(parent: Parent, kept: Kept, commit: str | None) -> Found:
     if parent.digest is None or _is(parent, record):
         return Found("found", kept.folder, commit, record)
     return Found("changed", kept.folder, commit, record, "what lies there has another digest")
+
+
+def _is_inside(path: str) -> bool:
+    """Whether a tree can have that path; git refuses to look for others."""
+    return path == "" or ("\0" not in path and {"", ".", ".."}.isdisjoint(path.split("/")))
 
 
 def _shown(path: str) -> str:

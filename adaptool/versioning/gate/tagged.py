@@ -78,6 +78,8 @@ class Tags:
         oid = self.places.get((tag.commit, folder))
         record = self.archive.record(oid) if oid is not None else None
         promised = digest_in(tag)
+        if not _is(record, version, tag) and self._is_anothers(folder, version, tag):
+            return "", ""
         if record is None:
             lost = oid is None and (promised is not None or (now is not None and now.rank == version.rank))
             said = f"the tag {tag.name} leads to {tag.commit[:10]}, where this adapter has no manifest"
@@ -94,6 +96,12 @@ class Tags:
             said = f"the tag {tag.name} leads to a {version} with other content than this one"
             return said, "adaptool version bump {path}, or put the tag back where it was"
         return "", ""
+
+    def _is_anothers(self, folder: str, version: Version, tag: Tag) -> bool:
+        """Whether the tag is of another adapter of the same name: that one has the version where the tag leads."""
+        others = (other for other, own in self.by_adapter.items() if other != folder and (version, tag) in own)
+        places = (self.places.get((tag.commit, other)) for other in others)
+        return any(oid is not None and _is(self.archive.record(oid), version, tag) for oid in places)
 
 
 def _between(tag: Tag, record: Record, here: Reading, level: LevelAt) -> Level | None:

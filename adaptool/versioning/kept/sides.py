@@ -196,7 +196,8 @@ class Kept:
     def _file(self, name: str, blob: Blob) -> FileRecord:
         pointer = self.side.pointer(self.side.resolved(blob))
         if pointer is not None:
-            return FileRecord(name, pointer.size, pointer.oid if pointer.kind == "lfs" else None)
+            tells = pointer.kind == "lfs" and not pointer.extended  # of an extended one the oid is of something else
+            return FileRecord(name, pointer.size, pointer.oid if tells else None)
         with tempfile.TemporaryDirectory(prefix="adaptool-") as scratch:
             return replace(file_record(self.side.local(blob, Path(scratch)), hashed=True), name=name)
 
