@@ -247,3 +247,14 @@ def test_a_tag_is_of_the_adapter_of_that_name_that_had_the_version(repo: Repo) -
     assert codes(version_check(), "b/sql") == set()
     repo.git("tag", "--force", "-a", "-m", f"sql 0.1.0\n\nadaptool-digest: {'0' * 64}", "sql-v0.1.0", "HEAD~2")
     assert codes(version_check(), "a/sql") == {"VER201"}
+
+
+@pytest.mark.parametrize("name", ["modeling.py", "chat_template.jinja", "additional_chat_templates/x.jinja",
+                                  "adapter_model.bin", "other.safetensors"])  # fmt: skip
+def test_another_file_of_the_manifest_is_not_called_saved_again(repo: Repo, name: str) -> None:
+    repo.write(f"a/sql/{name}", "one")
+    assert main(["version", "bump", "a/sql"]) == 0
+    repo.commit()
+    repo.write(f"a/sql/{name}", "two")
+    assert codes(version_check(), "a/sql") == {"VER003"}
+    assert main(["version", "verify", "a/sql"]) == 1

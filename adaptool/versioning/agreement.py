@@ -15,7 +15,7 @@ from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
 from adaptool.versioning.fields import Fields
 from adaptool.versioning.record import KIND, LARGEST, Record, read_record, refuse_marks
-from adaptool.versioning.recording import record_of, shipped
+from adaptool.versioning.recording import has_own_content, record_of, shipped
 from adaptool.versioning.signing.covered import Folder, pointer_in, sha256_of
 from adaptool.versioning.signing.verification import Difference, ManifestCheck, What
 from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, FileRecord, config_digest
@@ -163,7 +163,7 @@ def _against_content(record: Record, found: Record) -> tuple[list[Difference], t
         elif kind == "adapter config":
             resaved += [name] if same_config else []
             differences += [] if same_config else [_changed(name, "the config makes another adapter of the weights")]
-        elif kind == "weights" and not tensors:
+        elif kind == "weights" and not tensors and not has_own_content(name, now):
             resaved.append(name)
         else:
             differences.append(_changed(name, tensors if kind == "weights" else ""))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from adaptool import __version__
-from adaptool.adapters.adapter import Adapter, open_adapter
+from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME, Adapter, open_adapter
 from adaptool.comparing.base_names import bases_changed
 from adaptool.comparing.base_names import name_of as base_name
 from adaptool.comparing.contents import Contents, TensorContent, vocabulary_of
@@ -102,6 +102,13 @@ def _is_shipped(name: str) -> bool:
     if name.startswith(TEMPLATES):
         return "/" not in name.removeprefix(TEMPLATES)
     return "/" not in name and not name.startswith(".") and name != MANIFEST_NAME and kind_of(name) in SHIPPED
+
+
+def has_own_content(name: str, names: Collection[str]) -> bool:
+    """Whether a file of an adapter holds what no digest of it is over: code, a template, weights beside those read."""
+    if kind_of(name) == "weights":
+        return name != next((one for one in (WEIGHTS_NAME, PICKLE_NAME) if one in names), name)
+    return name.startswith(TEMPLATES) or kind_of(name) in ("Python code", "chat template", "weights index")
 
 
 def write_record(folder: Path, text: str) -> None:

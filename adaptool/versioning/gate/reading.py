@@ -12,6 +12,7 @@ from adaptool.summary.beside import kind_of
 from adaptool.versioning.gate.findings import Finding, Unchecked, finding
 from adaptool.versioning.kept.sides import Kept
 from adaptool.versioning.record import Record
+from adaptool.versioning.recording import has_own_content
 from adaptool.versioning.semver import parse_version
 from adaptool.versions import FileRecord
 
@@ -121,9 +122,13 @@ def _of_the_files(
             place = CONFIG_NAME if said == ["the config"] else _weights(kept, actual)
             told = f"{' and '.join(said)} {'is' if said == ['the config'] else 'are'} not the manifest's"
             yield finding("VER003", kept.path, f"{told}{_tensors(stated, actual)}", file=place)
-        elif differing:
-            yield finding("VER004", kept.path, f"{_named(differing)}: other bytes than the manifest's, same content",
-                          file=differing[0])  # fmt: skip
+        own = [name for name in differing if has_own_content(name, files)]
+        resaved = [name for name in differing if name not in own]
+        if own:
+            yield finding("VER003", kept.path, f"{_named(own)}: not what the manifest lists", file=own[0])
+        if resaved and not said:
+            yield finding("VER004", kept.path, f"{_named(resaved)}: other bytes than the manifest's, same config and"
+                          " weights", file=resaved[0])  # fmt: skip
     elif differing:
         yield finding(
             "VER003", kept.path, f"{_named(differing)}: not the file that the manifest lists (by its size or SHA-256; "
