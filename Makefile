@@ -38,6 +38,8 @@ bench: $(VENV)/.test
 	$(RUN) benchmarks/merge.py
 	$(RUN) benchmarks/gguf.py
 	$(RUN) benchmarks/validate.py
+	$(RUN) benchmarks/diff.py
+	$(RUN) benchmarks/check.py
 
 clean:
 	rm -rf $(VENV) build dist
