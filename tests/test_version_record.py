@@ -219,7 +219,7 @@ def test_and_stays_where_a_path_names_the_same_model(sql):
 
 
 def test_a_path_into_the_cache_of_the_hub_is_pinned_by_its_commit(sql):
-    path = f"/root/.cache/huggingface/hub/models--org--base/snapshots/{COMMIT}"
+    path = f"/home/someone/.cache/huggingface/hub/models--org--base/snapshots/{COMMIT}"
     save_adapter(sql, base=path)
     assert (path, COMMIT) == (record_of(sql).base.name, record_of(sql).base.revision)
 
