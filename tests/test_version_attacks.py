@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +261,18 @@ def test_another_file_of_the_manifest_is_not_called_saved_again(repo: Repo, name
     repo.write(f"a/sql/{name}", "two")
     assert codes(version_check(), "a/sql") == {"VER003"}
     assert main(["version", "verify", "a/sql"]) == 1
+
+
+# --- where it is printed
+
+
+@pytest.mark.parametrize(("redirected", "variables"), [("", {"PYTHONIOENCODING": "latin-1"}), (">&-", {}),
+                                                       ("2>&-", {}), ("<&- >&- 2>&-", {})])  # fmt: skip
+@pytest.mark.parametrize(("words", "expected"), [("diff a/sql a/nl", 1), ("version log a/nl", 0), ("diff a b", 3)])
+def test_closed_streams_and_old_code_pages(
+    repo: Repo, redirected: str, variables: dict[str, str], words: str, expected: int
+) -> None:
+    command = f"{shlex.quote(sys.executable)} -m adaptool {words} {redirected}"
+    environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(["sh", "-c", command], cwd=repo.folder, env=environment, capture_output=True, check=False)
+    assert (done.returncode, b"internal error" in done.stderr) == (expected, False)

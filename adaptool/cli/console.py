@@ -74,24 +74,28 @@ class Console:
         return code
 
     def _styled(self, text: str, colour: str) -> str:
-        return click.style(text, fg=colour, bold=True) if self.color and sys.stderr.isatty() else text
+        return (
+            click.style(text, fg=colour, bold=True)
+            if self.color and sys.stderr is not None and sys.stderr.isatty()
+            else text
+        )
 
     @property
     def width(self) -> int:
         """Columns of the terminal stdout is, 80 where it is none."""
         try:
             return max(40, min(WIDEST, os.get_terminal_size(sys.stdout.fileno()).columns))
-        except OSError:
+        except (OSError, AttributeError):  # no terminal, or closed (>&-)
             return 80
 
     @property
     def paints(self) -> bool:
         """Whether results may be coloured: stdout is a terminal, and nothing forbids it."""
-        return self.color and sys.stdout.isatty()
+        return self.color and sys.stdout is not None and sys.stdout.isatty()
 
     def progress(self, steps: Iterable[int], total: int) -> None:
         """Run ``steps``, each a number of bytes done, behind a bar where stderr is a terminal."""
-        if self.quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        if self.quiet or sys.stderr is None or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
             for _ in steps:
                 pass
             return

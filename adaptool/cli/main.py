@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -54,6 +55,9 @@ def run(args: list[str] | None = None) -> None:
     """The ``adaptool`` command."""
     # NumPy's BLAS starts a spinning thread per processor on import; adaptool runs blocks on threads of its own
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what an old code page has no sign for is escaped
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main(args))
 
 

@@ -40,7 +40,7 @@ CODES: dict[str, Code] = {
              "What cannot be read cannot be compared: a bad merge, a hand edit, a newer adaptool.",
              "adaptool version init {path}, or restore the file from Git"),
         Code("VER003", "error", "manifest and content disagree",
-             "The weights, the effective config, or code and templates shipped with them are not those the manifest is of.",
+             "The weights, the effective config, or code and templates beside them are not those it was written for.",
              "adaptool version bump {path}"),
         Code("VER004", "warning", "files were saved again",
              "Bytes differ from the manifest's, the content is the same: no new version, but a new record.",
