@@ -74,11 +74,8 @@ class Console:
         return code
 
     def _styled(self, text: str, colour: str) -> str:
-        return (
-            click.style(text, fg=colour, bold=True)
-            if self.color and sys.stderr is not None and sys.stderr.isatty()
-            else text
-        )
+        paints = self.color and sys.stderr is not None and sys.stderr.isatty()
+        return click.style(text, fg=colour, bold=True) if paints else text
 
     @property
     def width(self) -> int:
