@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from making import numbers
 from making_git import Repo, isolate, save_adapter
 
 from adaptool.cli.main import main
@@ -276,3 +278,21 @@ def test_closed_streams_and_old_code_pages(
     environment = {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(["sh", "-c", command], cwd=repo.folder, env=environment, capture_output=True, check=False)
     assert (done.returncode, b"internal error" in done.stderr) == (expected, False)
+
+
+# --- ranks that no training makes
+
+
+@pytest.mark.parametrize(("factor_a", "factor_b", "expected"), [
+    (1, 1, (0, "identical")), (2, 0.5, (0, "re-factorised")), (1.5, 1, (1, "re-scaled")), (np.nan, 1, (1, "changed")),
+])  # fmt: skip
+def test_a_rank_beyond_the_matrix_costs_what_the_matrix_does(
+    tmp_path: Path, factor_a: float, factor_b: float, expected: tuple[int, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rank = 40_000
+    factors = {A: numbers("F32", (rank, 4), 1), B: numbers("F32", (6, rank), 2)}
+    save_adapter(tmp_path / "x", rank=rank, tensors=factors)
+    factors = {A: factors[A] * np.float32(factor_a), B: factors[B] * np.float32(factor_b)}
+    save_adapter(tmp_path / "y", rank=rank, tensors=factors)
+    code = main(["diff", "x", "y"])
+    assert expected == (code, capsys.readouterr().out.splitlines()[0].rpartition("  ")[2])

@@ -22,6 +22,9 @@ Matrix = NDArray[np.float64]
 USED = 1e-6
 """σ/σ₁ down to which a direction counts: below it lies the rounding of float32 factors."""
 
+ABSURD = 1024
+"""A rank beyond every adapter that was trained."""
+
 PIECE = 512
 """Rows of the factors multiplied at a time."""
 
@@ -97,6 +100,25 @@ def update_of(factors: Factors, scale: float) -> Update:
     infos = factors.store.infos
     wide = any(infos[key].dtype == F64 for key in (factors.a, factors.b))
     return Update(*factors.load("float64" if wide else "float32"), scale)
+
+
+def compact(update: Update) -> Update:
+    """The same update in factors no wider than it has directions, where a file claims an absurd rank.
+
+    Gram matrices of that rank would be larger than the file, ΔW itself is not.
+    """
+    left, right = update.left, update.right
+    smaller = min(left.shape[0], right.shape[1])
+    if left.shape[1] <= max(smaller, ABSURD):
+        return update
+    product = np.zeros((left.shape[0], right.shape[1]))
+    with np.errstate(invalid="ignore", over="ignore"):
+        for start in range(0, left.shape[1], PIECE):
+            stop = start + PIECE
+            product += left[:, start:stop].astype(np.float64) @ right[start:stop].astype(np.float64)
+    unit = np.eye(smaller)
+    sides = (product, unit) if right.shape[1] == smaller else (unit, product)
+    return Update(*sides, update.scale)
 
 
 def joint(before: Update, after: Update) -> Joint:

@@ -9,7 +9,7 @@ import numpy as np
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.factors import Factors
-from adaptool.comparing.geometry import Geometry, Update, geometry, joint, together, unmoved, update_of
+from adaptool.comparing.geometry import Geometry, Update, compact, geometry, joint, together, unmoved, update_of
 from adaptool.comparing.result import EQUAL, ModuleChange, Place
 from adaptool.comparing.tensors import ratio
 from adaptool.summary.contents import LowRankModule, low_rank_modules, place_of
@@ -123,11 +123,14 @@ def _measured(old: Factors, new: Factors, before: float, after: float) -> tuple[
     first, second = update_of(old, before), update_of(new, after)
     same = _same(first, second)
     if same and before == after:
-        return unmoved(first), Likeness(factors=True, multiples=True, nearly=True, parallel=True, kinship=(1.0, 1.0))
-    pair = joint(first, second)
+        return unmoved(compact(first)), Likeness(
+            factors=True, multiples=True, nearly=True, parallel=True, kinship=(1.0, 1.0)
+        )
+    pair = joint(compact(first), compact(second))
     if not pair.finite:
         return None, Likeness(same, multiples=False, nearly=False, parallel=False, kinship=(None, None))
-    found, cosines = geometry(pair), pair.factor_cosines
+    found = geometry(pair)
+    cosines = pair.factor_cosines if pair.before is first and pair.after is second else (None, None)
     norms = found.norm_before * found.norm_after
     parallel = norms > 0 and 1 - abs(found.inner) / norms <= PARALLEL
     multiples = all(cosine is not None and 1 - abs(cosine) <= PARALLEL for cosine in cosines)
