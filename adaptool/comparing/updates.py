@@ -120,17 +120,18 @@ def _pair(old: LowRankModule, new: LowRankModule) -> Pair:
 
 def _measured(old: Factors, new: Factors, before: float, after: float) -> tuple[Geometry | None, Likeness]:
     """One matrix of a module: None for its geometry where a number is no number."""
-    first, second = update_of(old, before), update_of(new, after)
-    same = _same(first, second)
+    read = update_of(old, before), update_of(new, after)
+    same = _same(*read)
+    first, second = compact(read[0]), compact(read[1])
     if same and before == after:
-        return unmoved(compact(first)), Likeness(
+        return unmoved(first), Likeness(
             factors=True, multiples=True, nearly=True, parallel=True, kinship=(1.0, 1.0)
         )
-    pair = joint(compact(first), compact(second))
+    pair = joint(first, second)
     if not pair.finite:
         return None, Likeness(same, multiples=False, nearly=False, parallel=False, kinship=(None, None))
     found = geometry(pair)
-    cosines = pair.factor_cosines if pair.before is first and pair.after is second else (None, None)
+    cosines = pair.factor_cosines if first is read[0] and second is read[1] else (None, None)
     norms = found.norm_before * found.norm_after
     parallel = norms > 0 and 1 - abs(found.inner) / norms <= PARALLEL
     multiples = all(cosine is not None and 1 - abs(cosine) <= PARALLEL for cosine in cosines)
