@@ -124,9 +124,7 @@ def _measured(old: Factors, new: Factors, before: float, after: float) -> tuple[
     same = _same(*read)
     first, second = compact(read[0]), compact(read[1])
     if same and before == after:
-        return unmoved(first), Likeness(
-            factors=True, multiples=True, nearly=True, parallel=True, kinship=(1.0, 1.0)
-        )
+        return unmoved(first), Likeness(factors=True, multiples=True, nearly=True, parallel=True, kinship=(1.0, 1.0))
     pair = joint(first, second)
     if not pair.finite:
         return None, Likeness(same, multiples=False, nearly=False, parallel=False, kinship=(None, None))
