@@ -19,7 +19,7 @@ from making import numbers
 from making_git import Repo, isolate, save_adapter
 
 from adaptool.cli.main import main
-from adaptool.errors import GitError
+from adaptool.errors import DiskError, GitError
 from adaptool.versioning.gate.check_result import Check
 from adaptool.versioning.verbs import version_check
 
@@ -296,3 +296,33 @@ def test_a_rank_beyond_the_matrix_costs_what_the_matrix_does(
     save_adapter(tmp_path / "y", rank=rank, tensors=factors)
     code = main(["diff", "x", "y"])
     assert expected == (code, capsys.readouterr().out.splitlines()[0].rpartition("  ")[2])
+
+
+def test_a_folder_that_cannot_be_entered_was_not_removed(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, real = repo.folder / "a" / "sql", Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        if path.parent == place:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    shutil.rmtree(place)
+    assert codes(version_check(), "a/sql") == {"VER501"}
+    monkeypatch.setattr(Path, "lstat", lstat)
+    with pytest.raises(DiskError, match="cannot be looked at"):
+        version_check()
+
+
+def test_the_folder_one_stands_in_is_gone(repo: Repo, capsys: pytest.CaptureFixture[str]) -> None:
+    (repo.folder / "gone").mkdir()
+    os.chdir(repo.folder / "gone")
+    (repo.folder / "gone").rmdir()
+    assert main(["version", "check"]) == 3
+    assert capsys.readouterr().err == "error: the current folder: No such file or directory\n"
+
+
+def test_the_repository_to_trust_is_named(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    with pytest.raises(GitError) as caught:
+        version_check([repo.folder / "a" / "sql"])
+    assert caught.value.hint == f"git config --global --add safe.directory {repo.folder}"

@@ -93,7 +93,8 @@ def main(args: list[str] | None = None) -> int:
         return 3
     except OSError as error:
         _debug()
-        where = f"{error.filename}: " if error.filename else ""
+        is_nowhere = isinstance(error, FileNotFoundError) and not error.filename  # os.getcwd() says no more
+        where = f"{error.filename}: " if error.filename else "the current folder: " if is_nowhere else ""
         return console.fail(f"{where}{error.strerror or error}", None, code=3)
     except MemoryError:
         return console.fail("out of memory", "close other programs, or use fewer --workers", code=3)

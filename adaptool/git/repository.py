@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import IO, Literal
 
 from adaptool.errors import GitError, NotFoundError
@@ -249,7 +250,9 @@ def find_repository(path: Path) -> Repository | None:
         return Repository(Path(inside.line("rev-parse", "--absolute-git-dir")), bare=True)
     except GitError as error:
         if "dubious ownership" in error.message:  # git trusts only repositories of the user's own
-            raise GitError(error.message, hint=f"git config --global --add safe.directory {folder}") from None
+            owned = re.search(r"repository at '(.+)'", error.message)
+            place = quote(owned[1] if owned else str(folder))
+            raise GitError(error.message, hint=f"git config --global --add safe.directory {place}") from None
         if IN_NONE.search(error.message):
             return None
         raise  # a repository that git cannot read is not none

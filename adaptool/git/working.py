@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from adaptool.errors import AdaptoolError
+from adaptool.errors import AdaptoolError, DiskError
 from adaptool.git.process import failure, run_git
 from adaptool.git.reader import Reader
 from adaptool.git.repository import DIFF, Blob, Repository, differences
@@ -39,6 +39,16 @@ def unwatched(repository: Repository) -> tuple[str, ...]:
     """Files whose changes git was told not to look for (assume-unchanged, skip-worktree), here or not."""
     listed = (row.partition(b" ") for row in repository.run("ls-files", "-v", "-z").split(b"\0"))
     return tuple(os.fsdecode(path) for tag, _, path in listed if path and (tag.islower() or tag == b"S"))
+
+
+def refuse_hidden(path: Path) -> None:
+    """Raise DiskError where git takes for removed what lies in a folder that cannot be entered."""
+    try:
+        path.lstat()
+    except PermissionError as error:
+        raise DiskError(f"{path}: cannot be looked at: {error.strerror}") from error
+    except OSError:
+        return
 
 
 def _without_filters(repository: Repository) -> dict[str, str]:

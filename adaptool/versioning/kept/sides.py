@@ -19,7 +19,7 @@ from adaptool.errors import AdaptoolError, FormatError, NotFetchedError
 from adaptool.git.lfs import LfsStore, not_fetched
 from adaptool.git.repository import Blob, Repository
 from adaptool.git.trees import LINK, SUBMODULE, adapters_in_tree
-from adaptool.git.working import unwatched
+from adaptool.git.working import refuse_hidden, unwatched
 from adaptool.tensors.files import open_file
 from adaptool.tensors.pointers import LARGEST, Pointer, parse_pointer
 from adaptool.versioning.kept.blobs import Blobs
@@ -268,6 +268,7 @@ def working_side(repository: Repository, blobs: Blobs | None = None) -> Side:
     tree = dict(repository.tree(head)) if head is not None else dict(repository.index())
     for path, (_, after) in (repository.changed(head) if head is not None else {}).items():
         if after is None:
+            refuse_hidden(repository.folder / path)
             tree.pop(path, None)
         else:
             tree[path] = after
