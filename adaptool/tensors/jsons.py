@@ -65,7 +65,7 @@ def parse_json(data: bytes, where: str, *, what: str = "file") -> Any:
 
 def is_deep(value: Any) -> bool:
     """Whether there are more than DEEPEST levels: what one depth of the stack can parse, another cannot."""
-    level = [value]
+    level = [value] if type(value) is dict or type(value) is list else []
     for _ in range(DEEPEST):
         level = [
             inner
