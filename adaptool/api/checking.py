@@ -48,7 +48,8 @@ def validation_options(
     ``today`` is what an allow-list's expiry is measured against: unless it is given, nothing is allowed.
     """
     from adaptool.rules.engine import Options
-    from adaptool.rules.selection import Selection, parse_codes
+    from adaptool.rules.prefixes import parse_codes
+    from adaptool.rules.selection import Selection
     from adaptool.rules.settings import Settings, read_settings
     from adaptool.rules.waivers import Waivers, read_baseline
 

@@ -59,7 +59,7 @@ def merge(console: Console, /, adapters: tuple[str, ...], base: str, out: Path, 
     """
     from adaptool import api
     from adaptool.reports import text_merge
-    from adaptool.rules.selection import parse_codes
+    from adaptool.rules.prefixes import parse_codes
 
     store_options = {name: how.pop(name) for name in ("rounding", "device", "onto_nf4", "double_quant")}
     store_options["ignore"] = parse_codes(how.pop("ignore"))

@@ -10,8 +10,8 @@ from adaptool.cli.console import Console
 from adaptool.cli.options import json_option
 
 if TYPE_CHECKING:
+    from adaptool.rules.finding import Severity
     from adaptool.versioning.gate.check_result import Check
-    from adaptool.versioning.gate.findings import Severity
 
 FORMATS = click.Choice(["text", "json", "junit", "github", "markdown"])
 LEVELS = click.Choice(["error", "warning"])

@@ -125,7 +125,7 @@ def _settings(adapter: Adapter) -> Mapping[str, Setting]:
         for key in patterns.expressions:
             refuse_runaway(rf"(.*\.)?({key})$", patterns.where)
     return {
-        m.name: Setting(m.declared_rank, m.alpha, m.scale * (2 if m.twice else 1), config.rank_patterns.first(m.name),
+        m.name: Setting(m.declared_rank, m.alpha, m.applied_scale, config.rank_patterns.first(m.name),
                         config.alpha_patterns.first(m.name))
         for m in low_rank_modules(adapter)
     }  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.factors import Factors
-from adaptool.comparing.geometry import Geometry, Update, compact, geometry, joint, together, unmoved, update_of
+from adaptool.comparing.geometry import USED, Geometry, Update, compact, geometry, joint, together, unmoved, update_of
 from adaptool.comparing.result import EQUAL, ModuleChange, Place
 from adaptool.comparing.tensors import ratio
 from adaptool.summary.contents import LowRankModule, low_rank_modules, place_of
@@ -80,16 +80,11 @@ def place(name: str) -> Place:
     return Place(found.stack, found.layer, found.name)
 
 
-def scale_of(module: LowRankModule) -> float:
-    """What B@A is multiplied with in all."""
-    return module.scale * (2 if module.twice else 1)
-
-
 def _alone(module: LowRankModule, adapter: Adapter, state: str) -> Pair:
     spectrum = module_spectrum(module, adapter.store)
-    used = max((len([v for v in m.singular_values if v > 1e-6 * m.singular_values[0]]) for m in spectrum.matrices
+    used = max((len([v for v in m.singular_values if v > USED * m.singular_values[0]]) for m in spectrum.matrices
                 if m.state == "trained"), default=0)  # fmt: skip
-    mine = (spectrum.frobenius, module.rank, None if spectrum.state == "not_finite" else used, scale_of(module))
+    mine = (spectrum.frobenius, module.rank, None if spectrum.state == "not_finite" else used, module.applied_scale)
     none = (None, None, None, None)
     (n1, r1, u1, s1), (n2, r2, u2, s2) = (mine, none) if state == "removed" else (none, mine)
     return Pair(
@@ -104,12 +99,13 @@ def _pair(old: LowRankModule, new: LowRankModule) -> Pair:
     if old.shape != new.shape or len(old.factors) != len(new.factors):
         return Pair(_report(old, new, None, same=False), misfit=True)
     measured = [
-        _measured(one, two, scale_of(old), scale_of(new)) for one, two in zip(old.factors, new.factors, strict=True)
+        _measured(one, two, old.applied_scale, new.applied_scale)
+        for one, two in zip(old.factors, new.factors, strict=True)
     ]
     known = [part for part in measured if part[0] is not None]
     same = all(likeness.factors for _, likeness in measured)
     if len(known) < len(measured):
-        return Pair(_report(old, new, None, same=same and scale_of(old) == scale_of(new)))
+        return Pair(_report(old, new, None, same=same and old.applied_scale == new.applied_scale))
     likeness = Likeness(
         same, all(part.multiples for _, part in measured), all(part.nearly for _, part in measured),
         all(part.parallel for _, part in measured), measured[0][1].kinship,
@@ -169,7 +165,7 @@ def _moved(one: Factors, two: Factors) -> float:
 def _report(
     old: LowRankModule, new: LowRankModule, found: Geometry | None, *, same: bool, tolerance: float = EQUAL
 ) -> ModuleChange:
-    where, scales = place(old.name), (scale_of(old), scale_of(new))
+    where, scales = place(old.name), (old.applied_scale, new.applied_scale)
     if found is None:  # not finite, or of two shapes: the very same numbers are the only sameness there is
         return ModuleChange(
             old.name, where, "same" if same else "changed", None, None, None, None, None, (), (),

@@ -6,8 +6,8 @@ from xml.etree.ElementTree import Element, SubElement
 
 from adaptool.reports.check_words import happened, place, versions
 from adaptool.reports.junit import clean, document
+from adaptool.rules.finding import Severity, fails
 from adaptool.versioning.gate.check_result import AdapterCheck, Check
-from adaptool.versioning.gate.findings import Severity, fails
 
 
 def check_junit(check: Check) -> str:

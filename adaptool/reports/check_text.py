@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from adaptool.reports.check_words import asked, happened, outcome, place, total, versions
 from adaptool.reports.layout import BLANK, Column, Line, Span, Style, table, visible, wrap
+from adaptool.rules.finding import Severity
 from adaptool.versioning.gate.check_result import AdapterCheck, Check
-from adaptool.versioning.gate.findings import CODES, Finding, Severity
+from adaptool.versioning.gate.findings import CODES, Finding
 
 STYLES: dict[Severity, Style] = {"error": "bad", "warning": "warn", "info": "dim"}
 WORDS: dict[Severity, str] = {"error": "error", "warning": "warning", "info": "note"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from adaptool.rules.finding import Severity
 from adaptool.versioning.gate.check_result import AdapterCheck, Check, State
-from adaptool.versioning.gate.findings import Finding, Severity
+from adaptool.versioning.gate.findings import Finding
 
 STATES: Mapping[State, str] = {"added": "new", "changed": "changed", "moved": "moved", "removed": "removed",
                                "unchanged": "unchanged", "present": ""}  # fmt: skip

@@ -7,8 +7,8 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from adaptool.reports.findings import place_of
 from adaptool.rules.catalogue import RULES
-from adaptool.rules.engine import AdapterReport, Validation, fails
-from adaptool.rules.finding import Finding, Severity
+from adaptool.rules.engine import AdapterReport, Validation
+from adaptool.rules.finding import Finding, Severity, fails
 
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold even escaped."""

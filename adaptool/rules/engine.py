@@ -22,6 +22,7 @@ from adaptool.rules.finding import (
     Suppressed,
     Unchecked,
     Verdict,
+    fails,
     fingerprint,
 )
 from adaptool.rules.locate import Target, find_adapters
@@ -167,11 +168,6 @@ def _findings(rule: Rule, problems: Sequence[Problem], subject: Subject, purpose
             rule.code, severity, rule.title, problem.message, problem.fix or rule.fix, problem.file, problem.field,
             problem.tensors[:MOST_TENSORS], line_of(problem, subject), mark,
         )  # fmt: skip
-
-
-def fails(finding: Finding, fail_on: Severity) -> bool:
-    """Whether a finding is grave enough to fail."""
-    return SEVERITIES.index(finding.severity) <= SEVERITIES.index(fail_on)
 
 
 def _verdict(findings: Sequence[Finding], unchecked: Sequence[Unchecked], fail_on: Severity) -> Verdict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 Severity = Literal["error", "warning", "info"]
 """error: it breaks or is silently wrong. warning: probably not what was meant. info: worth knowing."""
@@ -14,6 +14,19 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 MOST_TENSORS = 1000
 """Named in a finding, whose message says how many they are: no report needs to be as long as a hostile header."""
+
+
+class Graded(Protocol):
+    """A finding of whatever is checked."""
+
+    @property
+    def severity(self) -> Severity: ...
+
+
+def fails(finding: Graded, fail_on: Severity) -> bool:
+    """Whether a finding is grave enough to fail."""
+    return SEVERITIES.index(finding.severity) <= SEVERITIES.index(fail_on)
+
 
 Verdict = Literal["ok", "findings", "unchecked"]
 """ok: everything selected was checked and nothing of the failing level found. unchecked is never ok."""

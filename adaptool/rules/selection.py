@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from adaptool.errors import UsageError
 from adaptool.rules.catalogue import RULES, catalogue
 from adaptool.rules.families.consumers.facts import CONSUMERS
+from adaptool.rules.prefixes import EVERYTHING, matched
 from adaptool.rules.rule import Rule
-
-EVERYTHING = "ALL"
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Selection:
                 raise UsageError(f"no rules for {name!r}", hint=hint)
 
     def __contains__(self, rule: Rule) -> bool:
-        chosen, dropped = _length(rule.code, self.select), _length(rule.code, self.ignore)
+        chosen, dropped = matched(rule.code, self.select), matched(rule.code, self.ignore)
         if rule.consumer is not None:
             return rule.consumer in self.consumers and dropped < 0
         if self.select and chosen < 0:
@@ -46,18 +44,6 @@ class Selection:
     def rules(self) -> tuple[Rule, ...]:
         """The selected rules, in order: one list for all the adapters of a run."""
         return tuple(rule for rule in catalogue() if rule in self)
-
-
-def parse_codes(texts: Iterable[str]) -> tuple[str, ...]:
-    """``("TEN,VAL2", "cfg103")`` as prefixes."""
-    return tuple(part.strip().upper() for text in texts for part in text.split(",") if part.strip())
-
-
-def _length(code: str, prefixes: Sequence[str]) -> int:
-    """How much of a code the longest matching prefix is; −1 where none matches."""
-    return max(
-        (0 if p == EVERYTHING else len(p) for p in prefixes if p == EVERYTHING or code.startswith(p)), default=-1
-    )
 
 
 def _nearest(prefix: str) -> str:

@@ -26,7 +26,7 @@ from typing import Any, cast
 
 from adaptool.errors import UsageError
 from adaptool.rules.finding import SEVERITIES, Severity
-from adaptool.rules.selection import parse_codes
+from adaptool.rules.prefixes import parse_codes
 from adaptool.rules.waivers import Allowance
 from adaptool.tensors.files import open_file
 

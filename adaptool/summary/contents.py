@@ -99,6 +99,11 @@ class LowRankModule:
     """PEFT applies the update of an attention block's out_proj twice, in training as in its merge."""
 
     @property
+    def applied_scale(self) -> float:
+        """What B@A is multiplied with in all."""
+        return self.scale * (2 if self.twice else 1)
+
+    @property
     def rank(self) -> int:
         """The rank in the weights, whatever is declared."""
         return self.factors[0].rank

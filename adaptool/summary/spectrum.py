@@ -76,7 +76,7 @@ def module_spectra(adapter: Adapter) -> Iterator[ModuleSpectrum]:
 
 def module_spectrum(module: LowRankModule, store: Store) -> ModuleSpectrum:
     """The spectrum of one module's ΔW at the scale its config declares."""
-    scale = module.scale * (2 if module.twice else 1)
+    scale = module.applied_scale
     matrices = tuple(matrix_spectrum(factors, scale) for factors in module.factors)
     finite = [matrix for matrix in matrices if matrix.frobenius is not None]
     magnitudes = None if module.magnitude is None else _magnitudes(store, module.magnitude)

@@ -9,9 +9,11 @@ from adaptool.errors import UsageError
 from adaptool.git.repository import Repository, repository_of
 from adaptool.git.trees import adapters_in_tree, holds_adapter
 from adaptool.jobs import default_workers
+from adaptool.rules.finding import Severity
+from adaptool.rules.prefixes import parse_codes
 from adaptool.versioning.gate.check import Options, check
 from adaptool.versioning.gate.check_result import Check
-from adaptool.versioning.gate.findings import Selection, Severity
+from adaptool.versioning.gate.findings import Selection
 from adaptool.versioning.log.log import log
 from adaptool.versioning.log.log_result import Log
 
@@ -27,9 +29,10 @@ def version_check(
     select, ignore: codes, or how they begin. Raises AdaptoolError where there is no repository or no such revision.
     """
     repository, folders = located(paths)
+    chosen = Selection(parse_codes(select), parse_codes(ignore))
     return check(repository, Options(
-        against=against, at=at, paths=folders, remote=remote, selection=Selection(_codes(select), _codes(ignore)),
-        fail_on=fail_on, workers=workers or default_workers(),
+        against=against, at=at, paths=folders, remote=remote, selection=chosen, fail_on=fail_on,
+        workers=workers or default_workers(),
     ))  # fmt: skip
 
 
@@ -55,11 +58,6 @@ def _inside(repository: Repository, path: Path) -> str:
             inside = inside.parent
     text = inside.as_posix().strip("/")
     return "" if text == "." else text
-
-
-def _codes(texts: Sequence[str]) -> tuple[str, ...]:
-    """``("VER1,ver301", "VER2")`` as prefixes."""
-    return tuple(part.strip().upper() for text in texts for part in text.split(",") if part.strip())
 
 
 def version_log(

@@ -170,7 +170,7 @@ def _finished(batch: Sequence[tuple[LowRankModule, Grams | None]]) -> Iterator[U
         squares = np.maximum(np.einsum("meij,meij->me", left, right), 0)
         found.update(zip(numbers, _figures(squares, _largest_eigenvalues(left, right)), strict=True))
     for number, (module, _) in enumerate(batch):
-        scale, factors = module.scale * (2 if module.twice else 1), module.factors[0]
+        scale, factors = module.applied_scale, module.factors[0]
         norm, spectral, stable_rank = found.get(number, (None, None, None))
         yield Update(
             module.name, factors.a, factors.b, module.shape, scale, None if norm is None else abs(scale) * norm,

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from adaptool.versioning.gate.findings import Finding, Unchecked, finding
+from adaptool.rules.finding import Unchecked
+from adaptool.versioning.gate.findings import Finding, finding
 from adaptool.versioning.kept.sides import Kept
 from adaptool.versioning.lineage import Family
 from adaptool.versioning.record import Parent, Record

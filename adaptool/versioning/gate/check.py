@@ -14,8 +14,9 @@ from itertools import chain
 from adaptool.errors import AdaptoolError, NotFetchedError
 from adaptool.git.repository import Repository
 from adaptool.jobs import default_workers, run
+from adaptool.rules.finding import Severity
 from adaptool.versioning.gate.check_result import Check, Failed
-from adaptool.versioning.gate.findings import Selection, Severity
+from adaptool.versioning.gate.findings import Selection
 from adaptool.versioning.gate.judging import Court, Evidence, gather, judge, merge_of
 from adaptool.versioning.gate.tagged import tags_for
 from adaptool.versioning.kept.blobs import Blobs

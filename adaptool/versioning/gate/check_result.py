@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adaptool.comparing.result import Level
-from adaptool.versioning.gate.findings import Finding, Severity, Unchecked
+from adaptool.rules.finding import Severity, Unchecked
+from adaptool.versioning.gate.findings import Finding
 
 State = Literal["added", "changed", "moved", "removed", "unchanged", "present"]
 """Against the revision compared with; moved: in another folder, with the same content. present: nothing to compare."""

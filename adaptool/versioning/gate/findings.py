@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from adaptool.errors import UsageError
+from adaptool.rules.finding import Severity
+from adaptool.rules.prefixes import EVERYTHING, matched
 from adaptool.versions import MANIFEST_NAME
-
-Severity = Literal["error", "warning", "info"]
-"""error: the version does not say what is there. warning: it does, and something is untidy. info: worth knowing."""
-
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-"""The gravest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +18,7 @@ class Code:
 
     code: str
     severity: Severity
+    """error: the version does not say what is there. warning: it does, and something is untidy. info: worth knowing."""
     title: str
     why: str
     fix: str
@@ -98,14 +93,6 @@ class Finding:
     """The file it is about, by its path from the adapter's folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unchecked:
-    """What could not be checked, and why: never to be taken for silence."""
-
-    code: str
-    reason: str
-
-
 def finding(
     code: str, path: str, message: str, *, file: str = MANIFEST_NAME, fix: str = "", severity: Severity | None = None
 ) -> Finding:
@@ -127,21 +114,11 @@ class Selection:
 
     def __post_init__(self) -> None:
         for prefix in (*self.select, *self.ignore):
-            if prefix != "ALL" and not any(code.startswith(prefix) for code in CODES):
+            if prefix != EVERYTHING and not any(code.startswith(prefix) for code in CODES):
                 near = difflib.get_close_matches(prefix, CODES, n=1, cutoff=0.5)
                 hint = f"did you mean: {near[0]}" if near else f"one of: {', '.join(CODES)}"
                 raise UsageError(f"no code begins with {prefix[:60]!r}", hint=hint)
 
     def __contains__(self, code: str) -> bool:
-        chosen, dropped = _longest(code, self.select), _longest(code, self.ignore)
+        chosen, dropped = matched(code, self.select), matched(code, self.ignore)
         return (not self.select or chosen >= 0) and dropped <= (chosen if self.select else -1)
-
-
-def _longest(code: str, prefixes: Sequence[str]) -> int:
-    """How much of ``code`` the longest prefix is that matches; −1 where none does."""
-    return max((0 if p == "ALL" else len(p) for p in prefixes if p == "ALL" or code.startswith(p)), default=-1)
-
-
-def fails(found: Finding, fail_on: Severity) -> bool:
-    """Whether it is grave enough to fail."""
-    return SEVERITIES.index(found.severity) <= SEVERITIES.index(fail_on)

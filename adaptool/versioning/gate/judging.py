@@ -8,11 +8,12 @@ from functools import partial
 
 from adaptool.errors import AdaptoolError, GitError, NotFetchedError
 from adaptool.git.repository import Repository
+from adaptool.rules.finding import SEVERITIES, Severity, Unchecked, fails
 from adaptool.versioning.gate.ancestry import Note, Said, parent_findings
 from adaptool.versioning.gate.bases import base_findings
 from adaptool.versioning.gate.change import NOTHING, Change, change_between
 from adaptool.versioning.gate.check_result import AdapterCheck, State, Verdict
-from adaptool.versioning.gate.findings import SEVERITIES, Finding, Selection, Severity, Unchecked, fails, finding
+from adaptool.versioning.gate.findings import Finding, Selection, finding
 from adaptool.versioning.gate.reading import Reading, read
 from adaptool.versioning.gate.steps import Compared, Elsewhere, along, beside, merged, returned, since, since_named
 from adaptool.versioning.gate.tagged import Tags

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.errors import AdaptoolError, GitError, NotFetchedError
+from adaptool.rules.finding import Unchecked
 from adaptool.summary.beside import kind_of
-from adaptool.versioning.gate.findings import Finding, Unchecked, finding
+from adaptool.versioning.gate.findings import Finding, finding
 from adaptool.versioning.kept.sides import Kept
 from adaptool.versioning.record import Record
 from adaptool.versioning.recording import has_own_content

@@ -8,8 +8,9 @@ from typing import Literal
 
 from adaptool.comparing.level import level_of
 from adaptool.comparing.result import Level
+from adaptool.rules.finding import Unchecked
 from adaptool.versioning.gate.change import Change
-from adaptool.versioning.gate.findings import Finding, Unchecked, finding
+from adaptool.versioning.gate.findings import Finding, finding
 from adaptool.versioning.gate.reading import Reading
 from adaptool.versioning.record import Record
 from adaptool.versioning.recording import contents_of_record

@@ -12,7 +12,8 @@ from adaptool.errors import UsageError
 from adaptool.git.process import failure
 from adaptool.git.remotes import ask_remote
 from adaptool.git.repository import Repository, Tag
-from adaptool.versioning.gate.findings import Finding, Severity, Unchecked, finding
+from adaptool.rules.finding import Severity, Unchecked
+from adaptool.versioning.gate.findings import Finding, finding
 from adaptool.versioning.gate.reading import Reading
 from adaptool.versioning.gate.steps import Compared, Elsewhere, lacking
 from adaptool.versioning.kept.history import Archive

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from adaptool.adapters.adapter import Adapter
 from adaptool.comparing.geometry import Update, joint, update_of
 from adaptool.comparing.result import EQUAL
-from adaptool.comparing.updates import is_lora, scale_of
+from adaptool.comparing.updates import is_lora
 from adaptool.summary.contents import LowRankModule, low_rank_modules
 
 
@@ -69,4 +69,4 @@ def _squares(old: LowRankModule | None, new: LowRankModule | None) -> tuple[floa
 
 
 def _update(module: LowRankModule | None, number: int) -> Update | None:
-    return None if module is None else update_of(module.factors[number], scale_of(module))
+    return None if module is None else update_of(module.factors[number], module.applied_scale)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adaptool.comparing.result import Level
+from adaptool.rules.finding import Unchecked
 from adaptool.versioning.gate.check_result import State, Verdict
-from adaptool.versioning.gate.findings import Finding, Unchecked
+from adaptool.versioning.gate.findings import Finding
 
 Drifted = Literal["measured", "not fetched", "unreadable", "no updates", "not asked"]
 """Whether the drift could be measured. no updates: it is no LoRA, or of another size. not asked: --no-drift."""
