@@ -19,7 +19,7 @@ from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.canonical import canonical_fields
 from adaptool.adapters.config import AdapterConfig
 from adaptool.tensors.dtypes import bytes_of
-from adaptool.tensors.files import open_file
+from adaptool.tensors.files import FileHandle, open_file
 from adaptool.tensors.jsons import parse_json
 from adaptool.tensors.store import Store
 
@@ -96,12 +96,15 @@ def joint_digest(config: str, weights: str) -> str:
 def file_record(path: Path, *, hashed: bool) -> FileRecord:
     """A file's size, and its SHA-256 where asked."""
     handle = open_file(path)
-    if not hashed:
-        return FileRecord(path.name, handle.size)
+    return FileRecord(path.name, handle.size, sha256_of(handle) if hashed else None)
+
+
+def sha256_of(handle: FileHandle) -> str:
+    """SHA-256 of a whole file."""
     digest = hashlib.sha256()
     for offset in range(0, handle.size, CHUNK_BYTES):
         digest.update(handle.read(offset, min(CHUNK_BYTES, handle.size - offset)))
-    return FileRecord(path.name, handle.size, digest.hexdigest())
+    return digest.hexdigest()
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any] | None:

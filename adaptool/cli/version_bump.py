@@ -45,7 +45,7 @@ def bump(console: Console, /, adapters: tuple[str, ...], auto: bool, level: Any,
         raise UsageError("--auto, a level and --to exclude each other", hint="leave all out but one")
     wanted = Wanted(level, "" if pre is None else require_label(pre), None if to is None else require_version(to))
     folders, digest = folders_of(adapters), digest_of_base(base_digest)
-    repositories = Repositories(folders)
+    repositories = Repositories()
     if said["name"] is not None and len(folders) > 1:
         raise UsageError(f"--name: {len(folders)} adapters cannot have one name", hint="name one adapter")
 

@@ -69,7 +69,7 @@ def digest_of_base(text: str | None) -> str | None:
 
 
 def _commit(text: str | None) -> str | None:
-    from adaptool.versioning.record import COMMIT
+    from adaptool.comparing.base_names import COMMIT
 
     if text is None or COMMIT.fullmatch(text.lower()):
         return text and text.lower()

@@ -15,6 +15,8 @@ BaseChange = Literal["same", "respelt", "revision", "pinned", "unpinned", "other
 pinned, unpinned: no revision that stays, then one; and the other way. other: another model."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+"""A revision that pins: no branch or tag is one, for they move."""
+
 SHORT_COMMIT = re.compile(r"[0-9a-f]{7,63}")
 
 MOVING = (None, "", "main", "master", "HEAD")

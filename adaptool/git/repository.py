@@ -232,7 +232,7 @@ def differences(raw: bytes) -> Mapping[str, tuple[Blob | None, Blob | None]]:
     """What ``git diff --raw -z`` lists: path → (before, after)."""
     parts = raw.split(b"\0")[:-1]
     pairs = zip(parts[::2], parts[1::2], strict=True)
-    return dict(_difference(head.decode("ascii"), os.fsdecode(path)) for head, path in pairs)
+    return {os.fsdecode(path): difference(head.decode("ascii"), os.fsdecode(path)) for head, path in pairs}
 
 
 def find_repository(path: Path) -> Repository | None:
@@ -275,7 +275,8 @@ def _blob(entry: bytes) -> Blob:
     return Blob(os.fsdecode(path), max(words, key=len), mode)
 
 
-def _difference(head: str, path: str) -> tuple[str, tuple[Blob | None, Blob | None]]:
+def difference(head: str, path: str) -> tuple[Blob | None, Blob | None]:
+    """One file of a raw diff before and after: ``:100644 100644 OLD NEW M``."""
     old_mode, mode, old, oid, _ = head.removeprefix(":").split(" ")
     before = None if old_mode == "000000" else Blob(path, old, old_mode)
-    return path, (before, None if mode == "000000" else Blob(path, oid, mode))
+    return before, (None if mode == "000000" else Blob(path, oid, mode))

@@ -27,7 +27,6 @@ from adaptool.writing.text_file import write_text
 Scope = Literal["local", "global"]
 
 LARGEST_ATTRIBUTES = 1 << 20
-CACHE = f"refs/notes/textconv/{DRIVER}"
 WEIGHTS = tuple(sorted(name for name in OWN_NAMES if not name.endswith(".json")))
 
 
@@ -110,10 +109,8 @@ def carry_out(setup: Setup, path: Path) -> None:
             repository.run("config", where, "--unset-all", setting.key)
         else:
             repository.run("config", where, "--replace-all", setting.key, setting.after)
-    if setup.scope == "local":
-        repository.run("update-ref", "-d", CACHE)  # what an older version told
-        if setup.installs_lfs:
-            _install_lfs(repository)
+    if setup.scope == "local" and setup.installs_lfs:
+        _install_lfs(repository)
 
 
 def command() -> str:

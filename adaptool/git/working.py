@@ -6,7 +6,6 @@ settle whether it changed. Here filters are off, and LFS, the one that adapters 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -18,8 +17,7 @@ from adaptool.git.reader import Reader
 from adaptool.git.repository import DIFF, Blob, Repository, differences
 from adaptool.tensors.files import open_file
 from adaptool.tensors.pointers import LARGEST, Pointer, parse_pointer
-
-CHUNK = 4 << 20
+from adaptool.versions import sha256_of
 
 FILTER = re.compile(r"(filter\..*)\.(?:clean|process|smudge|required)", re.DOTALL)
 
@@ -82,11 +80,6 @@ def is_content(path: Path, pointer: Pointer) -> bool:
         return False
     try:
         file = open_file(path)
-        if file.size != pointer.size:
-            return False
-        digest = hashlib.sha256()
-        for offset in range(0, file.size, CHUNK):
-            digest.update(file.read(offset, min(CHUNK, file.size - offset)))
+        return file.size == pointer.size and sha256_of(file) == pointer.oid
     except AdaptoolError:
         return False
-    return digest.hexdigest() == pointer.oid

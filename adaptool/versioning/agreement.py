@@ -16,9 +16,9 @@ from adaptool.tensors.jsons import parse_json
 from adaptool.versioning.fields import Fields
 from adaptool.versioning.record import KIND, LARGEST, Record, read_record, refuse_marks
 from adaptool.versioning.recording import has_own_content, record_of, shipped
-from adaptool.versioning.signing.covered import Folder, pointer_in, sha256_of
+from adaptool.versioning.signing.covered import Folder, pointer_in
 from adaptool.versioning.signing.verification import Difference, ManifestCheck, What
-from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, FileRecord, config_digest
+from adaptool.versions import MANIFEST_NAME, MANIFEST_SCHEMA, FileRecord, config_digest, sha256_of
 
 MOST_NAMED = 3
 """Tensors named in a sentence."""
@@ -222,7 +222,7 @@ def _file_differs(entry: Entry, record: FileRecord, hashed: dict[str, str]) -> s
         return f"{entry.size:,} bytes, and in the manifest {record.size:,}"
     if record.sha256 is None:
         return ""
-    hashed[record.name] = sha256_of(entry)
+    hashed[record.name] = sha256_of(open_file(entry.path))
     return "" if hashed[record.name] == record.sha256 else "another SHA-256"
 
 

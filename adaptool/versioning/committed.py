@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,38 +85,29 @@ class Committed:
 
 def _stated(side: Side, path: str) -> Record | None:
     kept = side.adapters.get(path)
-    try:
-        return None if kept is None else kept.stated
-    except AdaptoolError:
-        return None
+    return None if kept is None else kept.readable
 
 
 class Repositories:
-    """The repositories that the ``folders`` of a command lie in, each looked at once."""
+    """The repositories that the folders of a command lie in, each looked at once."""
 
-    def __init__(self, folders: Sequence[Path] = ()) -> None:
+    def __init__(self) -> None:
         self._known: dict[Path, Committed | None] = {}
-        self._folders = [folder.resolve() for folder in folders]
 
     def of(self, folder: Path) -> Committed | None:
         """What is committed where ``folder`` lies; None outside every working tree."""
         real = folder.resolve()
         root = next((place for place in (real, *real.parents) if (place / ".git").exists()), real)
         if root not in self._known:
-            self._known[root] = _committed(root, self._folders)
+            self._known[root] = _committed(root)
         return self._known[root]
 
 
-def _committed(root: Path, folders: Sequence[Path]) -> Committed | None:
+def _committed(root: Path) -> Committed | None:
     repository = find_repository(root)
     if repository is None or repository.bare:
         return None
-    found = Committed(repository, _side(repository, "HEAD"), _side(repository, "MERGE_HEAD"))
-    inside = [found.path_of(folder) for folder in folders if folder.is_relative_to(root)]
-    for side in (found.head, found.merging):
-        if side is not None and len(inside) > 1:
-            side.remember(path for path in inside if path in side.adapters)
-    return found
+    return Committed(repository, _side(repository, "HEAD"), _side(repository, "MERGE_HEAD"))
 
 
 def _side(repository: Repository, name: str) -> Side | None:

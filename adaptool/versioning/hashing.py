@@ -15,7 +15,7 @@ from typing import Any
 from adaptool.tensors.files import FileHandle, open_file
 from adaptool.tensors.safetensors import SafetensorsFile
 from adaptool.tensors.store import Store
-from adaptool.versions import canonical_json, file_record, tensor_digest
+from adaptool.versions import canonical_json, sha256_of, tensor_digest
 
 PIECE = 1 << 20
 """Bytes: small enough to be in the processor's cache when the second digest reads them."""
@@ -28,9 +28,7 @@ def hash_weights(store: Store, path: Path) -> tuple[str, Mapping[str, str]]:
     """The SHA-256 of the weights' file, and ``versions.tensor_digest`` of every tensor of ``store``."""
     if isinstance(store, SafetensorsFile) and store.path == path:
         return _in_one_pass(store)
-    whole = file_record(path, hashed=True).sha256
-    assert whole is not None, "it was asked to be hashed"
-    return whole, {name: tensor_digest(store, name) for name in store}
+    return sha256_of(open_file(path)), {name: tensor_digest(store, name) for name in store}
 
 
 def _in_one_pass(store: SafetensorsFile) -> tuple[str, Mapping[str, str]]:

@@ -181,16 +181,7 @@ class Family:
 
 def stated_records(side: Side) -> Mapping[str, Record]:
     """Every manifest of a side that can be read."""
-    side.remember(iter(side.adapters))
-    found = ((path, _stated(kept)) for path, kept in side.adapters.items())
-    return {path: record for path, record in found if record is not None}
-
-
-def _stated(kept: Kept) -> Record | None:
-    try:
-        return kept.stated
-    except AdaptoolError:
-        return None
+    return {path: kept.readable for path, kept in side.adapters.items() if kept.readable is not None}
 
 
 def _record(data: bytes, where: str) -> Record | None:
@@ -206,7 +197,7 @@ def _is(parent: Parent, record: Record) -> bool:
 
 def _judged(parent: Parent, kept: Kept, commit: str | None) -> Found:
     """What lies where the parent is said to be; without a manifest its content is read."""
-    record = _stated(kept)
+    record = kept.readable
     try:
         if record is None or (parent.digest is not None and not _is(parent, record)):
             record = kept.actual

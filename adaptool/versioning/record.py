@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from adaptool import __version__
+from adaptool.comparing.base_names import COMMIT
 from adaptool.errors import AdaptoolError, FormatError, NotFetchedError
 from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
@@ -31,8 +32,6 @@ Relation = Literal["trained_from", "composed_of", "merged_into", "fixed_from"]
 RELATIONS: tuple[Relation, ...] = get_args(Relation)
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-COMMIT = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
-"""A revision that pins: no branch or tag is one, for they move."""
 
 NOT_JSON = re.compile(r"\b(?:Infinity|NaN)\b")
 """1e999 is JSON and infinite, which is not."""

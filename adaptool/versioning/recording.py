@@ -8,13 +8,13 @@ from pathlib import Path
 
 from adaptool import __version__
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME, Adapter, open_adapter
-from adaptool.comparing.base_names import bases_changed
+from adaptool.comparing.base_names import COMMIT, bases_changed
 from adaptool.comparing.base_names import name_of as base_name
 from adaptool.comparing.contents import Contents, TensorContent, vocabulary_of
 from adaptool.summary.beside import kind_of
 from adaptool.versioning.hashing import hash_weights
 from adaptool.versioning.naming import name_of
-from adaptool.versioning.record import COMMIT, Base, Content, Record, TensorRecord, weights_digest
+from adaptool.versioning.record import Base, Content, Record, TensorRecord, weights_digest
 from adaptool.versions import MANIFEST_NAME, FileRecord, config_digest, file_record
 from adaptool.writing.text_file import write_text
 

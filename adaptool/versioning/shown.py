@@ -153,8 +153,7 @@ def _followed(ancestor: Ancestor) -> Lineage:
 
 def _git(place: PlacedAdapter, record: Record, side: Side) -> GitFacts:
     repository = side.repository
-    prefix = f"{place.path}/" if place.path else ""
-    own = [f"{prefix}{name}" for name in (*(file.name for file in record.files), MANIFEST_NAME)]
+    own = own_files(place, record)
     commits = list(repository.log(*own, revision=side.commit or "HEAD"))
     cut = repository.shallow and bool(commits)
     names = {path: path.rpartition("/")[2] for path in side.adapters} | {place.path: record.name}
@@ -166,6 +165,12 @@ def _git(place: PlacedAdapter, record: Record, side: Side) -> GitFacts:
         tags=tuple(tag.name for _, tag in tags),
         tag=next((tag.name for version, tag in tags if str(version) == record.version), None),
     )  # fmt: skip
+
+
+def own_files(place: PlacedAdapter, record: Record) -> list[str]:
+    """The files that a record lists and the manifest itself, from the root of the repository."""
+    prefix = f"{place.path}/" if place.path else ""
+    return [f"{prefix}{name}" for name in (*(file.name for file in record.files), MANIFEST_NAME)]
 
 
 def uncommitted(repository: Repository, path: str, own: list[str]) -> tuple[str, ...]:

@@ -12,10 +12,9 @@ from adaptool.versioning.kept.sides import Side, commit_side
 from adaptool.versioning.lineage import stated_records
 from adaptool.versioning.places import PlacedAdapter
 from adaptool.versioning.record import Record, record_beside
-from adaptool.versioning.shown import uncommitted
+from adaptool.versioning.shown import own_files, uncommitted
 from adaptool.versioning.signing.covered import open_folder
 from adaptool.versioning.tags import tag_message, tag_name, tags_of
-from adaptool.versions import MANIFEST_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +77,7 @@ def make_tag(repository: Repository, tag: NewTag) -> None:
 
 
 def _check(place: PlacedAdapter, record: Record, repository: Repository) -> None:
-    prefix = f"{place.path}/" if place.path else ""
-    own = [f"{prefix}{name}" for name in (*(file.name for file in record.files), MANIFEST_NAME)]
-    if apart := uncommitted(repository, place.path, own):
+    if apart := uncommitted(repository, place.path, own_files(place, record)):
         raise UsageError(
             f"{place.given}: not as committed: {', '.join(apart[:4])}", hint="commit them first: a tag is of a commit"
         )

@@ -26,8 +26,8 @@ from adaptool.versioning.bill.sbom_parts import (
     without_ref,
 )
 from adaptool.versioning.record import LARGEST
-from adaptool.versioning.signing.covered import Folder, pointer_in, sha256_of
-from adaptool.versions import MANIFEST_NAME, FileRecord, canonical_json
+from adaptool.versioning.signing.covered import Folder, pointer_in
+from adaptool.versions import MANIFEST_NAME, FileRecord, canonical_json, sha256_of
 
 
 def made(bill: Bill, folder: Folder, kind: str | None) -> Part:
@@ -91,7 +91,7 @@ def _hashed(folder: Folder) -> Iterator[FileRecord]:
             continue
         pointer = pointer_in(entry)
         if pointer is None:
-            yield FileRecord(entry.name, entry.size, sha256_of(entry))
+            yield FileRecord(entry.name, entry.size, sha256_of(open_file(entry.path)))
         else:
             yield FileRecord(entry.name, pointer.size, pointer.oid if pointer.kind == "lfs" else None)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from adaptool.comparing.base_names import COMMIT
 from adaptool.merging.provenance import hub_id
-from adaptool.versioning.record import COMMIT
 from adaptool.versions import FileRecord
 
 Part = dict[str, Any]

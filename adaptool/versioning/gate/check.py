@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from adaptool.errors import AdaptoolError, NotFetchedError
+from adaptool.errors import NotFetchedError
 from adaptool.git.repository import Repository
 from adaptool.jobs import default_workers, run
 from adaptool.rules.finding import Severity
@@ -164,10 +164,7 @@ def _below(pair: Pair, paths: Sequence[str]) -> bool:
 
 
 def _name(kept: Kept) -> str:
-    try:
-        return kept.stated.name if kept.stated is not None else kept.folder.rpartition("/")[2]
-    except AdaptoolError:
-        return kept.folder.rpartition("/")[2]
+    return kept.readable.name if kept.readable is not None else kept.folder.rpartition("/")[2]
 
 
 def _nothing(repository: Repository) -> Iterator[str]:

@@ -85,9 +85,9 @@ def gather(court: Court, pair: Pair) -> Evidence:
     """Read one adapter on both sides and compare them; of one that nobody changed nothing, unless all are asked for."""
     before, after = pair.before, pair.after
     if after is None:
-        return Evidence(pair, EMPTY, Reading(_stated(pair.kept), None, (), ()), NOTHING)
+        return Evidence(pair, EMPTY, Reading(pair.kept.readable, None, (), ()), NOTHING)
     if pair.unchanged:
-        here = read(after, versioned=court.versioned) if court.unchanged_too else Reading(_stated(after), None, (), ())
+        here = read(after, versioned=court.versioned) if court.unchanged_too else Reading(after.readable, None, (), ())
         return Evidence(pair, here, Reading(here.stated, here.actual, (), ()), NOTHING)
     if before is None:
         return Evidence(pair, read(after, versioned=court.versioned), EMPTY, Change("new", None))
@@ -135,7 +135,7 @@ def _said(court: Court, evidence: Evidence) -> Iterator[Said]:
         known = was.stated.parents if was.stated is not None and not court.unchanged_too else ()
         yield from parent_findings(court.family, kept, here.stated, known)
     yield from _steps(court, evidence)
-    compared = [version for one in (was.stated,) if one is not None and (version := one.semver) is not None]
+    compared = [] if was.version is None else [was.version]
     level = partial(_level, court, kept, here)
     for found in court.tags.findings(kept.folder, kept.path, here, compared, level):
         if isinstance(found, Finding) or not _disagrees(here):
@@ -187,7 +187,7 @@ def _of_another_base(kept: Kept | None, stated: Record) -> bool:
 def _elsewhere(court: Court, side: Side, kept: Kept, here: Reading, before: Kept | None) -> Elsewhere | None:
     """The adapter's manifest on another side, where it is another than here."""
     other = side.adapters.get(kept.folder) or (side.adapters.get(before.folder) if before is not None else None)
-    record = _stated(other) if other is not None else None
+    record = other.readable if other is not None else None
     if other is None or record is None:
         return None
     return Elsewhere(side.label, record, partial(_level_between, other, kept, record, here))
@@ -236,13 +236,6 @@ def _level_between(other: Kept, kept: Kept, record: Record, here: Reading) -> Co
         return "none"
     change = change_between(other, kept, (record, here.content))
     return "not fetched" if change.lacks else change.level
-
-
-def _stated(kept: Kept) -> Record | None:
-    try:
-        return kept.stated
-    except AdaptoolError:
-        return None
 
 
 def _folder_name(court: Court, kept: Kept) -> str:

@@ -14,7 +14,7 @@ from adaptool.versioning.gate.findings import Finding, finding
 from adaptool.versioning.kept.sides import Kept
 from adaptool.versioning.record import Record
 from adaptool.versioning.recording import has_own_content
-from adaptool.versioning.semver import parse_version
+from adaptool.versioning.semver import Version, parse_version
 from adaptool.versions import FileRecord
 
 FEW = 3
@@ -31,6 +31,11 @@ class Reading:
     """What lies there; None where this clone has not its content, or it cannot be read."""
     findings: tuple[Finding, ...]
     unchecked: tuple[Unchecked, ...]
+
+    @property
+    def version(self) -> Version | None:
+        """The manifest's version, where it is one."""
+        return self.stated.semver if self.stated is not None else None
 
     @property
     def content(self) -> Record | None:

@@ -63,7 +63,7 @@ def lacking(code: str, version: Version, where: str, why: str = "") -> Unchecked
 
 def since(path: str, here: Reading, before: Elsewhere, change: Change) -> Iterator[Finding | Unchecked]:
     """The version against the one a change began at, whose manifest was of its content."""
-    stated, now, was = here.stated, _version(here), before.version
+    stated, now, was = here.stated, here.version, before.version
     if stated is None or now is None or was is None:
         return
     if now < was:
@@ -92,7 +92,7 @@ def since_named(
 
     ``named``: the manifests up to there, the newest first, each with the content it was written for.
     """
-    content, now, was = here.content, _version(here), before.version
+    content, now, was = here.content, here.version, before.version
     if content is None or now is None or was is None or any(found.code == "VER003" for found in here.findings):
         yield from since(path, here, before, change)
         return
@@ -118,7 +118,7 @@ def since_named(
 
 def returned(here: Reading, before: Record, named: Iterable[Elsewhere]) -> bool:
     """Whether a version is of what it was of before, in one of the manifests up to there."""
-    content, now, was = here.content, _version(here), before.semver
+    content, now, was = here.content, here.version, before.semver
     if content is None or now is None or was is None or now.rank != was.rank:
         return False
     same = (one for one in named if one.version is not None and one.version.rank == was.rank)
@@ -127,7 +127,7 @@ def returned(here: Reading, before: Record, named: Iterable[Elsewhere]) -> bool:
 
 def beside(path: str, here: Reading, before: Elsewhere | None, there: Elsewhere) -> Iterator[Finding | Unchecked]:
     """The version against that of the branch compared with, which went on since the change began."""
-    now, their, was = _version(here), there.version, before.version if before else None
+    now, their, was = here.version, there.version, before.version if before else None
     content = here.content or here.stated
     if content is None or now is None or their is None or (was is not None and their.rank == was.rank):
         return
@@ -147,7 +147,7 @@ def merged(
     path: str, here: Reading, parents: Sequence[Elsewhere], base: Version | None
 ) -> Iterator[Finding | Unchecked]:
     """In a merge: whether a side had the version for another content, which was no version before they parted."""
-    now, content = _version(here), here.content or here.stated
+    now, content = here.version, here.content or here.stated
     if now is None or content is None or (base is not None and base.rank == now.rank):
         return
     for parent in parents:
@@ -164,7 +164,7 @@ def merged(
 
 def along(path: str, here: Reading, pasts: Iterator[Elsewhere]) -> Iterator[Finding | Unchecked]:
     """The version against the manifests it had before, the newest first: up to the one this version replaced."""
-    stated, now = here.stated, _version(here)
+    stated, now = here.stated, here.version
     content = here.content or stated
     if stated is None or content is None or now is None:
         return
@@ -193,10 +193,6 @@ def along(path: str, here: Reading, pasts: Iterator[Elsewhere]) -> Iterator[Find
                     fix=_to(asked),
                 )  # fmt: skip
         return
-
-
-def _version(here: Reading) -> Version | None:
-    return here.stated.semver if here.stated is not None else None
 
 
 def _backwards(path: str, was: Version, now: Version, where: str) -> Finding:

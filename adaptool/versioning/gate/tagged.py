@@ -50,7 +50,7 @@ class Tags:
         self, folder: str, path: str, here: Reading, compared: Sequence[Version], level: LevelAt
     ) -> Iterator[Finding | Unchecked]:
         """What is wrong with an adapter's tags; ``compared``: the versions the change is between."""
-        now = here.stated.semver if here.stated is not None else None
+        now = here.version
         ranks = {version.rank for version in (*compared, *([now] if now else []))}
         for version, tag in self.by_adapter.get(folder, ()):
             own = version.rank in ranks

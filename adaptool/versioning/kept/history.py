@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from adaptool.errors import AdaptoolError
 from adaptool.git.process import failure, run_git
-from adaptool.git.repository import Blob, Commit, Repository
+from adaptool.git.repository import Blob, Commit, Repository, difference
 from adaptool.versioning.kept.blobs import Blobs
 from adaptool.versioning.record import LARGEST, Record, read_record
 from adaptool.versions import MANIFEST_NAME
@@ -65,15 +65,9 @@ def _steps(parts: Iterator[bytes], wanted: frozenset[str] | None) -> Iterator[St
         elif head.startswith(b":"):
             path = os.fsdecode(next(parts))
             if wanted is None or path in wanted:
-                changes[path] = _change(head.decode("ascii"), path)
+                changes[path] = difference(head.decode("ascii"), path)
     if commit is not None and (changes or wanted is None):
         yield Step(commit, changes)
-
-
-def _change(head: str, path: str) -> Change:
-    old_mode, mode, old, oid, _ = head.removeprefix(":").split(" ")
-    before = None if old_mode == "000000" else Blob(path, old, old_mode)
-    return before, None if mode == "000000" else Blob(path, oid, mode)
 
 
 @dataclass(frozen=True, slots=True)

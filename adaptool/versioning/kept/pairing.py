@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from adaptool.adapters.adapter import PICKLE_NAME, WEIGHTS_NAME
-from adaptool.errors import AdaptoolError
 from adaptool.versioning.kept.sides import Kept, Side, known
 
 
@@ -75,10 +74,7 @@ def _files(kept: Kept) -> Hashable | None:
 
 
 def _content(kept: Kept) -> Hashable | None:
-    try:
-        return kept.stated.content if kept.stated is not None else None
-    except AdaptoolError:
-        return None
+    return kept.readable.content if kept.readable is not None else None
 
 
 def _weights(kept: Kept) -> Hashable | None:
@@ -87,10 +83,7 @@ def _weights(kept: Kept) -> Hashable | None:
 
 
 def _name(kept: Kept) -> Hashable | None:
-    try:
-        return kept.stated.name if kept.stated is not None else None
-    except AdaptoolError:
-        return None
+    return kept.readable.name if kept.readable is not None else None
 
 
 def _last(kept: Kept) -> str:

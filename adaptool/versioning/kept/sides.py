@@ -65,12 +65,6 @@ class Side:
         """Where the repository's LFS objects lie."""
         return LfsStore(self.repository)
 
-    def remember(self, folders: Iterator[str]) -> None:
-        """Read the manifests of these adapters ahead; those that cannot be read are left to be asked for."""
-        for folder in folders:
-            with suppress(AdaptoolError):
-                _ = self.adapters[folder].stated
-
     def resolved(self, blob: Blob) -> Blob:
         """The file that a link leads to, in the tree; NotFetchedError where it leads out of it."""
         path = blob.path
@@ -173,15 +167,19 @@ class Kept:
         return read_record(self.side.read(blob, LARGEST_MANIFEST), _below(self.folder, MANIFEST_NAME))
 
     @cached_property
+    def readable(self) -> Record | None:
+        """Its manifest, None where there is none that can be read."""
+        try:
+            return self.stated
+        except AdaptoolError:
+            return None
+
+    @cached_property
     def actual(self) -> Record:
         """The record of what lies there. Raises NotFetchedError where the content does not, other AdaptoolErrors."""
-        try:
-            stated = self.stated
-        except AdaptoolError:
-            stated = None
         with self.opened() as folder:
             try:
-                return record_of(folder, stated)
+                return record_of(folder, self.readable)
             except AdaptoolError as error:
                 error.message = error.message.replace(f"{folder}/", _below(self.folder, "")).replace(
                     str(folder), self.path

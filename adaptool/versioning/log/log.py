@@ -175,7 +175,7 @@ def _court(logging: _Logging, touch: Touch, tags: Tags) -> Court:
     repository, commit = logging.repository, touch.commit
     after = touch.after
     kept = after.adapters.get(touch.folder)
-    if kept is not None and _has_parents(kept):
+    if kept is not None and kept.readable is not None and kept.readable.parents:
         after = commit_side(repository, commit.oid, touch.after.label, logging.archive.blobs)
     parents, parted = merge_of(repository, commit.parents, logging.archive.blobs)
     own = replace(tags, future=_all_tags(tags) - frozenset(_tags_here(tags, commit.oid)))
@@ -247,16 +247,6 @@ def _all_tags(tags: Tags) -> frozenset[str]:
     return frozenset(tag.name for own in tags.by_adapter.values() for _, tag in own)
 
 
-def _has_parents(kept: Kept) -> bool:
-    try:
-        return kept.stated is not None and bool(kept.stated.parents)
-    except AdaptoolError:
-        return False
-
-
 def _stated(touch: Touch) -> Record | None:
     kept = touch.after.adapters.get(touch.folder)
-    try:
-        return kept.stated if kept is not None else None
-    except AdaptoolError:
-        return None
+    return kept.readable if kept is not None else None

@@ -18,7 +18,7 @@ from adaptool.tensors.files import open_file
 from adaptool.tensors.pointers import LARGEST, Pointer, parse_pointer
 from adaptool.versioning.signing.bundle import SIGNATURE_NAME
 from adaptool.versioning.signing.statement import Resource, Statement, is_ignored
-from adaptool.versions import CHUNK_BYTES, file_record
+from adaptool.versions import CHUNK_BYTES, sha256_of
 from adaptool.writing.text_file import is_scratch
 
 GIT = (".git", ".gitattributes", ".github", ".gitignore")
@@ -76,17 +76,10 @@ def pointer_in(entry: Entry) -> Pointer | None:
     return parse_pointer(open_file(entry.path).read_all(LARGEST))
 
 
-def sha256_of(entry: Entry) -> str:
-    """SHA-256 of a file's content."""
-    digest = file_record(entry.path, hashed=True).sha256
-    assert digest is not None, "it was asked to be hashed"
-    return digest
-
-
 def is_as_signed(entry: Entry, said: tuple[Resource, ...], statement: Statement, known: Mapping[str, str]) -> bool:
     """Whether a file's bytes are those that were signed; ``known`` has the SHA-256 of files hashed already."""
     if statement.method == "files" and statement.hash_type == "sha256":
-        return said[0].digest == (known.get(entry.name) or sha256_of(entry))
+        return said[0].digest == (known.get(entry.name) or sha256_of(open_file(entry.path)))
     if statement.method == "shards" and said[-1].stop != entry.size:
         return False
     return all(_digest(entry, statement.hash_type, one) == one.digest for one in said)

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptool.errors import AdaptoolError, FormatError, NotFetchedError, NotFoundError, UsageError
+from adaptool.tensors.files import open_file
 from adaptool.versioning.agreement import Agreement, agreement_of, refuse_disagreement
 from adaptool.versioning.signing.bundle import SIGNATURE_NAME, Bundle, bundle_text, read_bundle
-from adaptool.versioning.signing.covered import Folder, left_out, open_folder, pointer_in, sha256_of, to_sign
+from adaptool.versioning.signing.covered import Folder, left_out, open_folder, pointer_in, to_sign
 from adaptool.versioning.signing.dsse import PAYLOAD_TYPE, Envelope, encoded
 from adaptool.versioning.signing.keys import PrivateKey
 from adaptool.versioning.signing.statement import Statement, statement_of, statement_payload
+from adaptool.versions import sha256_of
 from adaptool.writing.text_file import write_text
 
 
@@ -74,7 +76,7 @@ def sign(path: Path, key: PrivateKey, out: Path | None = None) -> Signing:
     found = agreement_of(folder)
     refuse_disagreement(path, found)
     known: Mapping[str, str] = found.hashed or {}
-    digests = {entry.name: known.get(entry.name) or sha256_of(entry) for entry in entries}
+    digests = {entry.name: known.get(entry.name) or sha256_of(open_file(entry.path)) for entry in entries}
     name = found.record.name if found.record is not None else path.resolve().name
     symlinks = any(entry.kind == "link" for entry in entries)
     statement = statement_of(name, digests, left_out(folder), symlinks=symlinks)
