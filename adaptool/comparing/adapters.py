@@ -17,10 +17,9 @@ from adaptool.comparing.groups import by_layer, by_projection, distance, layers_
 from adaptool.comparing.level import level_of
 from adaptool.comparing.remainder import compare_tensors, other_tensors
 from adaptool.comparing.result import Comparison, Side
-from adaptool.comparing.updates import is_lora, paired_updates
+from adaptool.comparing.updates import Modules, modules_of, paired_updates
 from adaptool.comparing.verdict import Evidence, judge
 from adaptool.errors import AdaptoolError
-from adaptool.summary.contents import low_rank_modules
 from adaptool.tensors.compute import single_threaded_blas
 from adaptool.versions import read_manifest
 
@@ -30,15 +29,15 @@ def compare_adapters(before: Adapter, after: Adapter, given: tuple[str, str] | N
 
     A ΔW is never formed: the work is a few products of (m + n, 2r) matrices a module.
     """
-    config = compare_configs(before, after)
+    config, lora = compare_configs(before, after), (modules_of(before), modules_of(after))
     with single_threaded_blas():  # the products are too small to share, and threads that wait burn the time
-        pairs = tuple(paired_updates(before, after))
+        pairs = tuple(paired_updates(*lora))
     modules = tuple(pair.change for pair in pairs)
-    others = other_tensors(before), other_tensors(after)
+    others = other_tensors(before, lora[0]), other_tensors(after, lora[1])
     tensors = tuple(compare_tensors(*others))
     whole, layers = total(modules), layers_of((*modules, *tensors))
     names = given or (str(before.path), str(after.path))
-    sides = side_of(before, names[0]), side_of(after, names[1])
+    sides = side_of(before, names[0], lora[0]), side_of(after, names[1], lora[1])
     base, _ = bases_changed(*((side.base_model, side.revision) for side in sides))
     evidence = Evidence(before, after, sides, _same_files(before, after), base, config, pairs, tensors, others, whole)
     verdict, because, equal = judge(evidence)
@@ -58,12 +57,12 @@ def compare_adapters(before: Adapter, after: Adapter, given: tuple[str, str] | N
     )  # fmt: skip
 
 
-def side_of(adapter: Adapter, given: str) -> Side:
+def side_of(adapter: Adapter, given: str, modules: Modules) -> Side:
     """An adapter as one of the two; a revision that only its manifest pins is the base's too."""
     config, manifest = adapter.config, _manifest(adapter.folder)
     base, version = manifest.get("base"), manifest.get("version")
     pinned = base.get("revision") if isinstance(base, dict) and base.get("name") == config.base_model else None
-    ranks = {module.rank for module in low_rank_modules(adapter)} if is_lora(adapter) else set()
+    ranks = {module.rank for module in modules.values()}
     return Side(
         given, "adapter", adapter.name, config.peft_type, config.base_model,
         config.revision or (pinned if isinstance(pinned, str) else None), adapter.store.nbytes,

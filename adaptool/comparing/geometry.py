@@ -149,11 +149,7 @@ def _pieces(first: Floats, second: Floats) -> Iterator[Matrix]:
 def geometry(pair: Joint) -> Geometry:
     """Compare two updates of any two ranks, all their numbers finite."""
     r, columns, rows = pair.rank, pair.columns, pair.rows
-    one = _norm(pair.before, columns[:r, :r], rows[:r, :r])
-    two = _norm(pair.after, columns[r:, r:], rows[r:, r:])
-    inner = pair.scales[0] * pair.scales[1] * float((columns[:r, r:] * rows[:r, r:]).sum())
-    square = one**2 + two**2 - 2 * inner
-    apart = _close_distance(pair) if square < CANCELS * _bound(pair) else square**0.5
+    one, two, inner, apart = lengths(pair)
     first = _directions(columns[:r, :r], rows[:r, :r]) if one else None
     second = _directions(columns[r:, r:], rows[r:, r:]) if two else None
     if first is None or second is None:
@@ -164,6 +160,16 @@ def geometry(pair: Joint) -> Geometry:
         _angles(first[0].T @ columns[:r, r:] @ second[0]), _angles(first[1].T @ rows[:r, r:] @ second[1]),
         first[0].shape[1], second[0].shape[1],
     )  # fmt: skip
+
+
+def lengths(pair: Joint) -> tuple[float, float, float, float]:
+    """‖ΔW‖, ‖ΔW′‖, ⟨ΔW, ΔW′⟩ and ‖ΔW′ − ΔW‖; not a number where one of theirs is none."""
+    r, columns, rows = pair.rank, pair.columns, pair.rows
+    one = _norm(pair.before, columns[:r, :r], rows[:r, :r])
+    two = _norm(pair.after, columns[r:, r:], rows[r:, r:])
+    inner = pair.scales[0] * pair.scales[1] * float((columns[:r, r:] * rows[:r, r:]).sum())
+    square = one**2 + two**2 - 2 * inner
+    return one, two, inner, _close_distance(pair) if square < CANCELS * _bound(pair) else square**0.5
 
 
 def unmoved(update: Update) -> Geometry | None:

@@ -8,16 +8,15 @@ from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.names import FULL
 from adaptool.comparing.result import State, TensorChange
 from adaptool.comparing.tensors import Entry, apart, same_values
-from adaptool.comparing.updates import is_lora, place
-from adaptool.summary.contents import low_rank_modules, saved_tensors
+from adaptool.comparing.updates import Modules, place
+from adaptool.summary.contents import saved_tensors
 
 
-def other_tensors(adapter: Adapter) -> Mapping[str, Entry]:
-    """Every tensor but the factors of low-rank updates, by its module and part: key layouts differ, these do not."""
-    modules = list(low_rank_modules(adapter)) if is_lora(adapter) else []
-    factors = {key for m in modules for f in m.factors for key in (f.a, f.b, f.diagonal) if key is not None}
+def other_tensors(adapter: Adapter, modules: Modules) -> Mapping[str, Entry]:
+    """Every tensor but the factors of its ``modules``, by its module and part: key layouts differ, these do not."""
+    factors = {key for m in modules.values() for f in m.factors for key in (f.a, f.b, f.diagonal) if key is not None}
     # what lora_bias adds is scaled as the product is
-    biases = {m.factors[0].b.removesuffix(".weight") + ".bias": m.applied_scale for m in modules}
+    biases = {m.factors[0].b.removesuffix(".weight") + ".bias": m.applied_scale for m in modules.values()}
     found = {}
     for saved in saved_tensors(adapter):
         key = saved.key

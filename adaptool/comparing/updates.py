@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.factors import Factors
 from adaptool.comparing.geometry import USED, Geometry, Update, compact, geometry, joint, together, unmoved, update_of
-from adaptool.comparing.result import EQUAL, ModuleChange, Place
+from adaptool.comparing.result import EQUAL, ModuleChange, Place, State
 from adaptool.comparing.tensors import ratio
 from adaptool.summary.contents import LowRankModule, low_rank_modules, place_of
 from adaptool.summary.spectrum import module_spectrum
@@ -59,14 +59,21 @@ class Pair:
         return self.likeness
 
 
-def paired_updates(before: Adapter, after: Adapter) -> Iterator[Pair]:
-    """Every LoRA module of either adapter, in the order of the file; none of another PEFT type."""
-    old, new = ({m.name: m for m in low_rank_modules(a)} if is_lora(a) else {} for a in (before, after))
+Modules = Mapping[str, LowRankModule]
+
+
+def modules_of(adapter: Adapter) -> Modules:
+    """Every LoRA module by its name, in the order of the file; none of another PEFT type."""
+    return {module.name: module for module in low_rank_modules(adapter)} if is_lora(adapter) else {}
+
+
+def paired_updates(old: Modules, new: Modules) -> Iterator[Pair]:
+    """Every module of either adapter."""
     for name, module in old.items():
-        yield _pair(module, new[name]) if name in new else _alone(module, before, "removed")
+        yield _pair(module, new[name]) if name in new else _alone(module, "removed")
     for name, module in new.items():
         if name not in old:
-            yield _alone(module, after, "added")
+            yield _alone(module, "added")
 
 
 def is_lora(adapter: Adapter) -> bool:
@@ -80,8 +87,8 @@ def place(name: str) -> Place:
     return Place(found.stack, found.layer, found.name)
 
 
-def _alone(module: LowRankModule, adapter: Adapter, state: str) -> Pair:
-    spectrum = module_spectrum(module, adapter.store)
+def _alone(module: LowRankModule, state: State) -> Pair:
+    spectrum = module_spectrum(module, module.factors[0].store)
     used = max((len([v for v in m.singular_values if v > USED * m.singular_values[0]]) for m in spectrum.matrices
                 if m.state == "trained"), default=0)  # fmt: skip
     mine = (spectrum.frobenius, module.rank, None if spectrum.state == "not_finite" else used, module.applied_scale)
@@ -89,7 +96,7 @@ def _alone(module: LowRankModule, adapter: Adapter, state: str) -> Pair:
     (n1, r1, u1, s1), (n2, r2, u2, s2) = (mine, none) if state == "removed" else (none, mine)
     return Pair(
         ModuleChange(
-            module.name, place(module.name), "removed" if state == "removed" else "added", n1, n2, spectrum.frobenius,
+            module.name, place(module.name), state, n1, n2, spectrum.frobenius,
             None, None, (), (), r1, r2, u1, u2, s1, s2, same_factors=False,
         )
     )  # fmt: skip

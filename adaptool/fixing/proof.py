@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
 
 from adaptool.adapters.adapter import Adapter
+from adaptool.comparing.geometry import joint, lengths, update_of
 from adaptool.errors import ParityError
 from adaptool.summary.contents import LowRankModule, low_rank_modules
-from adaptool.summary.spectrum import product_singular_values
-from adaptool.tensors.dtypes import Floats
 from adaptool.tensors.store import same_bytes
 
 F32_ROUNDING = 1e-6
@@ -63,13 +62,11 @@ def _apart(old: LowRankModule, new: LowRankModule, same: Container[str]) -> floa
 
 
 def difference(old: LowRankModule, new: LowRankModule) -> float:
-    """‖ΔW′ − ΔW‖_F / ‖ΔW‖_F of one module, from its factors in float64: ΔW′ − ΔW = [s′B′ | −sB] @ [A′; A]."""
-    apart = total = 0.0
-    for (left, right), (left_new, right_new) in zip(_loaded(old), _loaded(new), strict=True):
-        values = product_singular_values(np.hstack([left_new, -left]), np.vstack([right_new, right]))
-        norms = product_singular_values(left, right)
-        apart, total = apart + float(values @ values), total + float(norms @ norms)
-    return float(np.sqrt(apart / total)) if total else float(np.sqrt(apart))
+    """‖ΔW′ − ΔW‖_F / ‖ΔW‖_F of one module, exactly from its factors; not a number where one of theirs is none."""
+    pairs = zip(old.factors, new.factors, strict=True)
+    measured = [lengths(joint(update_of(one, old.scale), update_of(two, new.scale))) for one, two in pairs]
+    total, apart = (float(np.linalg.norm([each[i] for each in measured])) for i in (0, 3))
+    return apart / total if total else apart
 
 
 def bias_difference(old: LowRankModule, new: LowRankModule) -> float:
@@ -83,12 +80,6 @@ def bias_difference(old: LowRankModule, new: LowRankModule) -> float:
 
 def _bias_key(module: LowRankModule) -> str:
     return module.factors[0].b.removesuffix(".weight") + ".bias"
-
-
-def _loaded(module: LowRankModule) -> Iterator[tuple[Floats, Floats]]:
-    for factors in module.factors:
-        left, right = factors.load("float64")
-        yield module.scale * left, right
 
 
 def _factor_keys(module: LowRankModule) -> tuple[str, str]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from adaptool.adapters.adapter import Adapter
 from adaptool.comparing.geometry import Update, joint, update_of
 from adaptool.comparing.result import EQUAL
-from adaptool.comparing.updates import is_lora
-from adaptool.summary.contents import LowRankModule, low_rank_modules
+from adaptool.comparing.updates import is_lora, modules_of
+from adaptool.summary.contents import LowRankModule
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def drift(before: Adapter, after: Adapter) -> Drift | None:
     """
     if not (is_lora(before) and is_lora(after)):
         return None
-    old, new = ({module.name: module for module in low_rank_modules(one)} for one in (before, after))
+    old, new = modules_of(before), modules_of(after)
     one = two = inner = 0.0
     for name in old.keys() | new.keys():
         first, second = old.get(name), new.get(name)
