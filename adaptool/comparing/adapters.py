@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from adaptool.adapters.adapter import Adapter
 from adaptool.adapters.config import CONFIG_NAME
 from adaptool.comparing.base_names import bases_changed
+from adaptool.comparing.beside import manifest_of, notes_on, version_in
 from adaptool.comparing.configs import compare_configs
 from adaptool.comparing.contents import contents_of
 from adaptool.comparing.file_bytes import same_bytes
@@ -19,9 +17,10 @@ from adaptool.comparing.remainder import compare_tensors, other_tensors
 from adaptool.comparing.result import Comparison, Side
 from adaptool.comparing.updates import Modules, modules_of, paired_updates
 from adaptool.comparing.verdict import Evidence, judge
-from adaptool.errors import AdaptoolError
 from adaptool.tensors.compute import single_threaded_blas
-from adaptool.versions import read_manifest
+
+BESIDE = ("tokenizer.json", "tokenizer.model", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja")
+"""A tokenizer decides what a model reads as much as its weights do."""
 
 
 def compare_adapters(before: Adapter, after: Adapter, given: tuple[str, str] | None = None) -> Comparison:
@@ -53,14 +52,14 @@ def compare_adapters(before: Adapter, after: Adapter, given: tuple[str, str] | N
         tensors=tensors, tensors_same=sum(name in others[1] for name in others[0])
         - sum(tensor.state == "changed" for tensor in tensors),
         projections=by_projection(modules, layers), layers=layers, by_layer=by_layer(modules, layers),
-        notes=_notes(before, after),
+        notes=tuple(notes_on(BESIDE, before.folder, after.folder)),
     )  # fmt: skip
 
 
 def side_of(adapter: Adapter, given: str, modules: Modules) -> Side:
     """An adapter as one of the two; a revision that only its manifest pins is the base's too."""
-    config, manifest = adapter.config, _manifest(adapter.folder)
-    base, version = manifest.get("base"), manifest.get("version")
+    config, manifest = adapter.config, manifest_of(adapter.folder)
+    base = manifest.get("base")
     pinned = base.get("revision") if isinstance(base, dict) and base.get("name") == config.base_model else None
     ranks = {module.rank for module in modules.values()}
     return Side(
@@ -68,38 +67,11 @@ def side_of(adapter: Adapter, given: str, modules: Modules) -> Side:
         config.revision or (pinned if isinstance(pinned, str) else None), adapter.store.nbytes,
         len(adapter.store), tuple(sorted({info.dtype.name for info in adapter.store.infos.values()})),
         f"{min(ranks)}-{max(ranks)}" if len(ranks) > 1 else "".join(map(str, ranks)),
-        version if isinstance(version, str) else None,
+        version_in(manifest),
     )  # fmt: skip
-
-
-def _manifest(folder: Path) -> Mapping[str, Any]:
-    """The manifest beside it; empty where there is none that can be read."""
-    try:
-        return read_manifest(folder) or {}
-    except AdaptoolError:
-        return {}
 
 
 def _same_files(before: Adapter, after: Adapter) -> bool:
     """Whether config and weights are the same files, byte for byte."""
     old, new = ([a.folder / CONFIG_NAME, *sorted(a.store.files)] for a in (before, after))
     return [p.name for p in old] == [p.name for p in new] and all(map(same_bytes, old, new))
-
-
-def _notes(before: Adapter, after: Adapter) -> tuple[str, ...]:
-    """What lies beside the two and differs: a tokenizer decides what a model reads as much as its weights do."""
-    beside = (
-        "tokenizer.json",
-        "tokenizer.model",
-        "added_tokens.json",
-        "special_tokens_map.json",
-        "chat_template.jinja",
-    )
-    notes = []
-    for name in beside:
-        old, new = before.folder / name, after.folder / name
-        if old.is_file() != new.is_file():
-            notes.append(f"{name} is beside the {'first' if old.is_file() else 'second'} only")
-        elif old.is_file() and not same_bytes(old, new):
-            notes.append(f"{name} is not the same beside the two")
-    return tuple(notes)

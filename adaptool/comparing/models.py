@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from adaptool.adapters.base import BaseModel
+from adaptool.comparing.beside import manifest_of, version_in
 from adaptool.comparing.groups import by_layer, by_projection, distance, layers_of, total
-from adaptool.comparing.models_beside import manifest_version, notes_beside, same_files
+from adaptool.comparing.models_beside import notes_beside, same_files
 from adaptool.comparing.models_config import compare_model_configs
 from adaptool.comparing.models_measure import Measured, measure, same_origin, stored, stored_type
 from adaptool.comparing.models_pairing import LinedUp, line_up, names_of
@@ -217,5 +218,5 @@ def _side(model: BaseModel, given: str) -> Side:
     kinds = tuple(sorted({stored_type(model.store, name) for name in model.store}))
     return Side(
         given, "model", model.path.resolve().name, None, None, None, lying.nbytes, len(model.store), kinds,
-        version=manifest_version(model),
+        version=version_in(manifest_of(model.folder)) if model.beside is None else None,
     )  # fmt: skip

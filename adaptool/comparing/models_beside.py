@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from adaptool.adapters.base import BaseModel
+from adaptool.comparing.beside import APART, notes_on
 from adaptool.comparing.file_bytes import same_bytes
 from adaptool.comparing.models_measure import stored
 from adaptool.errors import AdaptoolError
 from adaptool.tensors.files import open_file
 from adaptool.tensors.jsons import parse_json
-from adaptool.versions import read_manifest
 
 SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
             "processor_config.json")  # fmt: skip
@@ -49,30 +49,16 @@ def notes_beside(before: BaseModel, after: BaseModel) -> Iterator[str]:
     """
     if (before.beside is None) != (after.beside is None):
         return
-    for name in (*SETTINGS, *TEXTS):
-        old, new = before.folder / name, after.folder / name
-        if old.is_file() != new.is_file():
-            yield f"{name} is beside the {'first' if old.is_file() else 'second'} only"
-        elif old.is_file() and not same_bytes(old, new):
-            said = _settings_apart(old, new) if name in SETTINGS else "is not the same beside the two"
-            if said:
-                yield f"{name} {said}"
+    yield from notes_on((*SETTINGS, *TEXTS), before.folder, after.folder, _told)
 
 
-def manifest_version(model: BaseModel) -> str | None:
-    """What the manifest beside it calls this state; None where there is none that can be read."""
-    try:
-        version = (read_manifest(model.folder) or {}).get("version") if model.beside is None else None
-    except AdaptoolError:
-        return None
-    return version if isinstance(version, str) else None
-
-
-def _settings_apart(one: Path, two: Path) -> str:
-    """Which keys of two JSON files differ; "" where none does that matters."""
+def _told(name: str, one: Path, two: Path) -> str:
+    """How two files that are not the same differ: of settings which keys do, "" where none does that matters."""
+    if name not in SETTINGS:
+        return APART
     old, new = _settings(one), _settings(two)
     if old is None or new is None:
-        return "is not the same beside the two"
+        return APART
     names = sorted(key for key in {**old, **new} if old.get(key) != new.get(key) and key not in METADATA)
     told = ", ".join(f"{name} {_brief(old.get(name))} → {_brief(new.get(name))}" for name in names[:3])
     return f"differs: {told}{f' and {len(names) - 3} more' if len(names) > 3 else ''}" if names else ""
